@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
-from typing import Union
 
-Network = Union[IPv4Network, IPv6Network]
+Network = IPv4Network | IPv6Network
 
 CLIENT = "client"  # the kind of a finding that only names a queue id's client
 OFFENCES = ("virus", "relay", "reject", "auth", "protocol", "spam")
