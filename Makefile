@@ -1,0 +1,38 @@
+# make run | test | check | venv | clean | help.  PYTHON=/path/to/python3 picks the interpreter, MODE=watch only watches.
+# What is installed, and how, stands in etc/setup.sh; what `run` finds and does, in denyspam/discover.py.
+
+PYTHON ?=
+MODE   ?= enforce
+BIN    := .venv/bin
+
+.PHONY: help run test check venv system clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make run             find this host's mail logs and start banning; without a mail server: a demonstration"
+	@echo "make run MODE=watch  the same, but decide and report only: the firewall is not touched"
+	@echo "make test            install what is missing and run every test"
+	@echo "make check           the linters and the type checker alone"
+	@echo "make venv            only build .venv with the program in it (PYTHON=... picks the interpreter)"
+	@echo "make clean           remove .venv and what was built; .run, with the bans of make run, stays"
+
+system:
+	@sh etc/setup.sh system "$(PYTHON)"
+
+venv: system
+	@sh etc/setup.sh venv "$(PYTHON)"
+
+run: venv
+	@exec $(BIN)/python -m denyspam.discover --run --folder .run --mode $(MODE)
+
+check: venv
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test: check
+	@$(BIN)/pytest -n 2 --dist loadgroup
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
