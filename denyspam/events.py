@@ -99,6 +99,16 @@ class Ban:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """A ban as the ledger remembers it. `ended` is when it ended, None while it holds."""
+
+    ban: Ban
+    ended: float | None = None
+    released: bool = False  # by hand: not a strike
+    mark: tuple[str, int] | None = None  # file and offset of the deciding hit; None for a ban by hand
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """The end of a ban: `expired`, `released` by hand, or `replaced`."""
 

@@ -1,0 +1,202 @@
+"""join: queue id -> client, in both directions; findings in, events out. Pure.
+
+An offence without an address belongs to the client of its queue id, named on an earlier line or a later one. One
+memory for all filters and logs, keyed by (host on the line, queue id).
+
+The horizon is measured from the lines, so that the sizes of chunks and the moment of a restart never change an answer:
+a client's line counts for an offence at most HOUR after it and REACH bytes further on in the client's log, or at most
+HOUR before it. A new client line for an id that has one starts the id afresh: queue ids are reused.
+A verdict on a message (virus, spam) or its acceptance, told again for the same (host, id) within HOUR of the last
+telling, is the same event. Refused commands and recipients of one transaction are events each.
+Bounded: CLIENTS ids and WAITING offences; above that the oldest is let go (an offence then comes out without address).
+Events come out in the order in which they become complete.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from denyspam.events import CLIENT, HARMLESS, VERDICTS, Event, Finding
+
+HOUR = 3600.0  # seconds
+REACH = 32 << 20  # bytes
+CLIENTS = 500_000
+WAITING = 100_000
+ONCE = frozenset((*VERDICTS, "accept"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    address: str | None
+    time: float
+    file: str
+    position: int
+
+
+@dataclass(slots=True, eq=False)
+class _Offence:
+    """An offence that waits for its client; `finding` is None once it has come out."""
+
+    key: tuple[str, str]
+    time: float
+    finding: Finding | None
+
+
+@dataclass(slots=True)
+class _Log:
+    """How far one log has been read, and its offences that wait, in the order of their lines."""
+
+    time: float = 0.0  # the newest on its lines
+    position: int = 0
+    offences: deque[_Offence] = field(default_factory=deque)
+
+
+class Join:
+    """The memory of queue ids. Feed findings in the order of their lines."""
+
+    def __init__(self, clients: int = CLIENTS, waiting: int = WAITING) -> None:
+        self._bounds = clients, waiting
+        self._clients: OrderedDict[tuple[str, str], _Client] = OrderedDict()  # oldest first
+        self._told: OrderedDict[tuple[str, str, str], float] = OrderedDict()  # (host, id, kind) -> last telling
+        self._waiting: dict[tuple[str, str], list[_Offence]] = {}
+        self._count = 0  # offences in _waiting
+        self._logs: dict[str, _Log] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Offences whose client is not known yet."""
+        return self._count
+
+    def feed(self, finding: Finding, position: int) -> list[Event]:
+        """The events that this finding completes.
+
+        `position` is the line's place in its log as one endless stream: offsets start anew after a rotation, this
+        does not.
+        """
+        log = self._logs.get(finding.file)
+        if log is None:
+            log = self._logs[finding.file] = _Log()
+        time = finding.time if finding.time is not None else log.time
+        log.time = max(log.time, time)
+        log.position = position
+        events = self._lapse(log) if log.offences else []
+        queue_id = finding.queue_id
+        if queue_id is None:
+            if finding.kind != CLIENT:
+                events.extend(_events(finding, finding.address))
+            return events
+        key = (finding.host, queue_id)
+        if finding.kind == CLIENT:
+            if key in self._clients:
+                self._afresh(key)
+            self._remember(key, _Client(finding.address, time, finding.file, position))
+            events.extend(self._resolve(key, finding.address, time))
+            return events
+        if finding.kind in ONCE and self._told_before(key, finding.kind, time):
+            if finding.address is not None:
+                events.extend(self._resolve(key, finding.address, time))
+            return events
+        address = finding.address
+        if address is None:
+            client = self._clients.get(key)
+            if client is None or not self._near(client, time):
+                if finding.kind not in HARMLESS:
+                    events.extend(self._wait(_Offence(key, time, finding), log))
+                return events
+            address = client.address
+        else:
+            events.extend(self._resolve(key, address, time))
+        events.extend(_events(finding, address))
+        return events
+
+    def flush(self) -> list[Event]:
+        """The logs are over: what still waits comes out without an address, log by log in the order of the lines."""
+        events: list[Event] = []
+        for log in self._logs.values():
+            while log.offences:
+                events.extend(self._give_up(log))
+        return events
+
+    def _near(self, client: _Client, time: float) -> bool:
+        return time - client.time <= HOUR and self._logs[client.file].position - client.position <= REACH
+
+    def _remember(self, key: tuple[str, str], client: _Client) -> None:
+        self._clients.pop(key, None)
+        self._clients[key] = client
+        while len(self._clients) > self._bounds[0]:
+            self._clients.popitem(last=False)
+        # At most two old ones go for each new one: memory is that of one horizon, and no single line pays for it.
+        log = self._logs[client.file]
+        for _ in range(2):
+            oldest, old = next(iter(self._clients.items()))
+            if old.file != client.file or self._near(old, log.time):
+                break
+            del self._clients[oldest]
+
+    def _afresh(self, key: tuple[str, str]) -> None:
+        for kind in ONCE:
+            self._told.pop((*key, kind), None)
+
+    def _told_before(self, key: tuple[str, str], kind: str, time: float) -> bool:
+        last = self._told.pop((*key, kind), None)
+        self._told[key[0], key[1], kind] = time
+        if len(self._told) > self._bounds[0]:
+            self._told.popitem(last=False)
+        return last is not None and abs(time - last) <= HOUR
+
+    def _wait(self, offence: _Offence, log: _Log) -> list[Event]:
+        self._waiting.setdefault(offence.key, []).append(offence)
+        log.offences.append(offence)
+        self._count += 1
+        events: list[Event] = []
+        while self._count > self._bounds[1]:
+            events.extend(self._give_up(max(self._logs.values(), key=lambda each: len(each.offences))))
+        return events
+
+    def _resolve(self, key: tuple[str, str], address: str | None, time: float) -> list[Event]:
+        """What waited for this client."""
+        events: list[Event] = []
+        for offence in self._waiting.pop(key, ()):
+            self._count -= 1
+            if offence.finding is not None:
+                events.extend(_events(offence.finding, address if time - offence.time <= HOUR else None))
+                offence.finding = None
+        return events
+
+    def _lapse(self, log: _Log) -> list[Event]:
+        """What has waited in this log for more than HOUR of its own time."""
+        events: list[Event] = []
+        while log.offences and (log.offences[0].finding is None or log.time - log.offences[0].time > HOUR):
+            events.extend(self._give_up(log))
+        return events
+
+    def _give_up(self, log: _Log) -> list[Event]:
+        """The log's oldest offence comes out without an address."""
+        offence = log.offences.popleft()
+        if offence.finding is None:
+            return []
+        same = self._waiting[offence.key]
+        same.remove(offence)
+        if not same:
+            del self._waiting[offence.key]
+        self._count -= 1
+        return list(_events(offence.finding, None))
+
+
+def _events(finding: Finding, address: str | None) -> Iterator[Event]:
+    event = Event(
+        finding.time,
+        finding.kind,
+        address,
+        finding.filter,
+        finding.queue_id,
+        finding.user,
+        finding.file,
+        finding.offset,
+        finding.number,
+        finding.text,
+    )
+    for _ in range(finding.count):
+        yield event

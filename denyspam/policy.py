@@ -1,0 +1,308 @@
+"""policy: events in, bans and releases out. Pure: no clock, no firewall; `now` is an argument.
+
+    decide(event) -> [Ban]      count the event; the bans it completes (one per port list at most)
+    expire(now)   -> [Release]  the bans that are over; `deadline` says when to ask next
+    recall(event)               count without deciding: for re-reading what was decided on before a restart
+
+The rules: hits are counted per key (the address, or the network it is widened to) and per port list. A ban holds from
+the deciding hit's time (inclusive) to `until` (exclusive); hits with a time in between do not count, and a ban forgets
+its key's hits of every kind. Spared are loopback, the host's own addresses and the allow list; where a widened network
+would overlap one of those, the single address is counted and banned instead.
+Bounded: windows and remembered bans by `capacity` keys, evidence by the newest RING events of all keys together (a ban
+whose older lines have left the ring still says how many hits it had).
+"""
+
+# Every decision to ban or to release is made in this file, and none elsewhere.
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from denyspam.events import OFFENCES, Ban, Event, Network, Past, Policy, Release, Target
+from denyspam.window import LATE, Window
+
+RING = 16_384  # events kept as evidence
+EVIDENCE = 20  # lines a ban carries at most
+TEXT = 1_000  # bytes of a line kept as evidence
+YEAR = 365 * 86_400.0
+LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+
+
+@dataclass(slots=True)
+class _Span:
+    """A ban in force from `since` to `end`, as hits see it."""
+
+    key: str
+    ports: tuple[int, ...]
+    since: float
+    end: float
+    strike: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Counter:
+    policy: Policy
+    window: Window
+
+
+class Judge:
+    """Decides. `ports` are the daemon's, for policies that name none; `own` are the host's own addresses."""
+
+    def __init__(
+        self,
+        policies: Sequence[Policy],
+        *,
+        ports: tuple[int, ...] = (25,),
+        allow: Iterable[Network] = (),
+        own: Iterable[Network] = (),
+        ipv6_prefix: int = 64,
+        capacity: int = 1_000_000,
+    ) -> None:
+        self.policies = tuple(policies)
+        self.ports = ports
+        self._ipv6_prefix = ipv6_prefix
+        self._capacity = capacity
+        self._allow = tuple(allow)
+        self.spare(own)
+        # kind -> port list -> the policies that count this kind on these ports, in the order written
+        self._counters: dict[str, dict[tuple[int, ...], list[_Counter]]] = {}
+        self._all: list[_Counter] = []
+        self._windows: dict[tuple[int, ...], list[Window]] = {}
+        for policy in self.policies:
+            counter = _Counter(policy, Window(policy.hits, policy.within, capacity))
+            self._all.append(counter)
+            for kind in OFFENCES if policy.kind == "any" else (policy.kind,):
+                self._counters.setdefault(kind, {}).setdefault(policy.ports or ports, []).append(counter)
+            self._windows.setdefault(policy.ports or ports, []).append(counter.window)
+        longest = max((policy.within for policy in self.policies), default=0.0)
+        strikes = (policy.forget or YEAR for policy in self.policies if policy.ceiling is not None)
+        self._keep = max(longest + LATE, *strikes, 0.0)
+        self._active: dict[Target, Ban] = {}
+        self._ends: list[tuple[float, int, Target]] = []
+        self._spans: dict[tuple[str, tuple[int, ...]], list[_Span]] = {}
+        self._unread: dict[tuple[str, int], list[_Span]] = {}  # bans remembered whose deciding hit is still to come
+        self._waiting: dict[tuple[str, tuple[int, ...]], list[_Span]] = {}
+        self._ring: list[Event | None] = [None] * RING
+        self._serial = 0
+        self._order = 0  # equal ends leave the heap in the order in which they came
+        self._clock = 0.0  # the newest time of any hit
+
+    # --- who is counted -------------------------------------------------------------------------------------------
+
+    def spare(self, own: Iterable[Network]) -> None:
+        """The host's own addresses, as they are now."""
+        self._spared = (*LOOPBACK, *own, *self._allow)
+        self._key = lru_cache(maxsize=65_536)(self._find_key)
+
+    def spared(self, network: Network) -> bool:
+        """Whether loopback, an own address or an allowed one lies in `network`, or it in one of them."""
+        return any(network.version == other.version and network.overlaps(other) for other in self._spared)
+
+    def network(self, address: str, prefix: int | None = None) -> Network | None:
+        """What is counted and banned for this client; None where it is spared."""
+        host: Network = ip_network(ip_address(address))
+        if self.spared(host):
+            return None
+        if host.version == 6:
+            width = prefix if prefix is not None and prefix > 32 else self._ipv6_prefix
+        else:
+            width = prefix if prefix is not None and prefix <= 32 else 32
+        wide: Network = host.supernet(new_prefix=width)
+        return host if self.spared(wide) else wide
+
+    def _keys(self, address: str, counters: Sequence[_Counter]) -> list[str]:
+        """The address's key for each counter; empty where it is spared (and then it is under every width)."""
+        keys = (self._key(address, counter.policy.prefix) for counter in counters)
+        return [key for key in keys if key is not None]
+
+    def _find_key(self, address: str, prefix: int | None) -> str | None:
+        network = self.network(address, prefix)
+        return None if network is None else str(Target(network, ()))
+
+    # --- deciding -------------------------------------------------------------------------------------------------
+
+    def decide(self, event: Event) -> list[Ban]:
+        """Count an event; the bans that it completes, one per port list at most."""
+        bans: list[Ban] = []
+        if event.time is None or event.address is None:
+            return bans
+        for ports, counters in self._counters.get(event.kind, {}).items():
+            keys = self._keys(event.address, counters)
+            if not keys:
+                break
+            if any(self._banned(key, ports, event.time) for key in keys):
+                continue
+            serial = self._note(event, event.time)
+            best: Ban | None = None
+            for key, counter in zip(keys, counters, strict=False):
+                serials = counter.window.add(key, event.time, serial)
+                if serials:
+                    ban = self._ban(counter.policy, Target(ip_network(key), ports), event.time, serials)
+                    if best is None or ban.until > best.until:
+                        best = ban
+            if best is not None:
+                self.hold(best)
+                bans.append(best)
+        return bans
+
+    def _ban(self, policy: Policy, target: Target, time: float, serials: Sequence[int]) -> Ban:
+        duration = policy.duration
+        if policy.ceiling is not None:
+            since = time - (policy.forget or YEAR)
+            spans = self._spans.get((str(target), target.ports), ())
+            strikes = sum(span.strike and span.since >= since for span in spans)
+            duration = min(duration * 2.0 ** min(strikes, 64), policy.ceiling)
+        found = (self._ring[serial % RING] for serial in serials[-EVIDENCE:] if serial > self._serial - RING)
+        evidence = tuple(one for one in found if one)
+        return Ban(target, policy.name, time, time + duration, policy.hits, evidence)
+
+    def _note(self, event: Event, time: float) -> int:
+        self._serial += 1
+        self._clock = max(self._clock, time)
+        if len(event.text) > TEXT:
+            event = replace(event, text=event.text[:TEXT])
+        self._ring[self._serial % RING] = event
+        return self._serial
+
+    def _banned(self, key: str, ports: tuple[int, ...], time: float) -> bool:
+        return any(span.since <= time < span.end for span in self._spans.get((key, ports), ()))
+
+    # --- bans that hold -------------------------------------------------------------------------------------------
+
+    def hold(self, ban: Ban) -> Release | None:
+        """Take a ban into force: one of ours, one by hand or one adopted. Returns the end of the one it replaces."""
+        replaced = None
+        if ban.target in self._active:
+            self._end(ban.target, ban.since, strike=False)
+            replaced = Release(ban.target, "replaced")
+        self._span(ban, ban.until, strike=True)
+        self._forget(str(ban.target), ban.target.ports)
+        self._activate(ban)
+        return replaced
+
+    def release(self, target: Target, time: float) -> bool:
+        """End a ban by hand at `time`: from then on hits count again, and it is no strike. False: not banned."""
+        if self._active.pop(target, None) is None:
+            return False
+        self._end(target, time, strike=False)
+        return True
+
+    def expire(self, now: float) -> list[Release]:
+        """The bans that are over at `now`."""
+        over = []
+        while self._ends and self._ends[0][0] <= now:
+            until, _, target = heapq.heappop(self._ends)
+            ban = self._active.get(target)
+            if ban is not None and ban.until == until:
+                del self._active[target]
+                over.append(Release(target, "expired"))
+        return over
+
+    @property
+    def deadline(self) -> float | None:
+        """When expire() will have something to say; None for never."""
+        return self._ends[0][0] if self._ends else None
+
+    @property
+    def active(self) -> dict[Target, Ban]:
+        """The bans that hold, without their evidence. Not to be changed."""
+        return self._active
+
+    def covering(self, network: Network) -> list[Ban]:
+        """The bans that hold for `network`: its own and those of networks around it."""
+        return [
+            ban
+            for target, ban in self._active.items()
+            if target.network.version == network.version and network.subnet_of(target.network)  # type: ignore[arg-type]
+        ]
+
+    def counts(self, address: str, now: float) -> list[tuple[Policy, int]]:
+        """Hits of an address in each policy's window up to `now`, where there are any."""
+        found = []
+        for counter in self._all:
+            key = self._key(address, counter.policy.prefix)
+            hits = counter.window.count(key, now) if key else 0
+            if hits:
+                found.append((counter.policy, hits))
+        return found
+
+    @property
+    def tracked(self) -> int:
+        """Keys with hits in a window, over all policies."""
+        return sum(len(counter.window) for counter in self._all)
+
+    def _activate(self, ban: Ban) -> None:
+        ban = replace(ban, evidence=())
+        self._active[ban.target] = ban
+        self._order += 1
+        heapq.heappush(self._ends, (ban.until, self._order, ban.target))
+
+    def _span(self, ban: Ban, end: float, *, strike: bool) -> _Span:
+        span = _Span(str(ban.target), ban.target.ports, ban.since, end, strike)
+        place = (span.key, span.ports)
+        spans = [one for one in self._spans.pop(place, ()) if one.end > self._clock - self._keep]
+        self._spans[place] = [*spans[-64:], span]  # 64: doubling is at its ceiling long before
+        while len(self._spans) > self._capacity:
+            self._spans.pop(next(iter(self._spans)))
+        return span
+
+    def _end(self, target: Target, time: float, *, strike: bool) -> None:
+        for span in self._spans.get((str(target), target.ports), ()):
+            if span.end > time:
+                span.end = time
+                span.strike = strike
+
+    def _forget(self, key: str, ports: tuple[int, ...]) -> None:
+        for window in self._windows.get(ports, ()):
+            window.forget(key)
+
+    # --- after a restart: the log and the ledger instead of saved counters -------------------------------------------
+
+    def remember(self, bans: Iterable[Past]) -> None:
+        """What the ledger knows, oldest first, before the log is re-read with recall()."""
+        for past in bans:
+            end = past.ban.until if past.ended is None else min(past.ended, past.ban.until)
+            span = self._span(past.ban, end, strike=not past.released)
+            if past.mark is not None:
+                self._unread.setdefault(past.mark, []).append(span)
+            self._waiting.setdefault((span.key, span.ports), []).append(span)
+            if past.ended is None:
+                self._activate(past.ban)
+
+    def recall(self, event: Event) -> None:
+        """Count an event that was decided on before the restart: bans come from remember(), none is made here."""
+        if event.time is None or event.address is None:
+            return
+        for span in self._unread.pop((event.file, event.offset), ()):
+            self._apply(span)
+        for ports, counters in self._counters.get(event.kind, {}).items():
+            keys = self._keys(event.address, counters)
+            for key in keys:
+                for span in list(self._waiting.get((key, ports), ())):
+                    if span.since < event.time:
+                        self._apply(span)
+            if not keys or any(self._banned(key, ports, event.time) for key in keys):
+                continue
+            serial = self._note(event, event.time)
+            for key, counter in zip(keys, counters, strict=False):
+                if counter.window.add(key, event.time, serial):
+                    counter.window.trim(key)
+
+    def settle(self) -> None:
+        """Everything up to the last position is read: what was remembered and not met in the log holds now."""
+        for spans in list(self._waiting.values()):
+            for span in list(spans):
+                self._apply(span)
+        self._unread.clear()
+
+    def _apply(self, span: _Span) -> None:
+        spans = self._waiting.get((span.key, span.ports), [])
+        if span in spans:
+            spans.remove(span)
+            if not spans:
+                del self._waiting[span.key, span.ports]
+            self._forget(span.key, span.ports)

@@ -1,0 +1,260 @@
+"""The judge against its rules, against a brute-force reading of them, and against itself restarted."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from denyspam.events import Ban, Event, Past, Policy, Release, Target
+from denyspam.policy import Judge
+
+HOUR = 3600.0
+VIRUS = Policy("virus", "virus", 5, 900, HOUR)
+
+
+def event(
+    time: float | None, address: str | None = "192.0.2.7", kind: str = "virus", offset: int = 0, text: bytes = b"x"
+) -> Event:
+    return Event(time, kind, address, "postfix", None, None, "/var/log/mail.log", offset, 0, text)
+
+
+def feed(judge: Judge, times: list[float], **how: str) -> list[tuple[str, float, float]]:
+    bans = [ban for number, time in enumerate(times) for ban in judge.decide(event(time, offset=number, **how))]
+    return [(str(ban.target), ban.since, ban.until) for ban in bans]
+
+
+def target(text: str, *ports: int) -> Target:
+    return Target(ip_network(text), ports or (25,))
+
+
+def test_the_fifth_virus_in_fifteen_minutes_bans() -> None:
+    assert feed(Judge([VIRUS]), [0, 100, 200, 300]) == []
+    assert feed(Judge([VIRUS]), [0, 100, 200, 300, 900]) == [("192.0.2.7", 900, 900 + HOUR)]
+    assert feed(Judge([VIRUS]), [0, 100, 200, 300, 901]) == []
+
+
+def test_hits_during_a_ban_do_not_count_and_it_ends_exclusively() -> None:
+    judge = Judge([Policy("virus", "virus", 2, 10, 60)])
+    assert feed(judge, [0, 1, 2, 30, 60.9, 61, 62]) == [("192.0.2.7", 1, 61), ("192.0.2.7", 62, 122)]
+
+
+def test_a_ban_forgets_hits_of_every_kind() -> None:
+    judge = Judge([Policy("virus", "virus", 1, 10, 1), Policy("relay", "relay", 2, 100, 60)])
+    assert judge.decide(event(0, kind="relay")) == []
+    assert len(judge.decide(event(1))) == 1
+    assert judge.decide(event(3, kind="relay")) == []
+    assert len(judge.decide(event(4, kind="relay"))) == 1
+
+
+def test_a_ban_on_other_ports_hides_nothing() -> None:
+    judge = Judge([Policy("auth", "auth", 1, 10, 60, ports=(465, 587)), Policy("relay", "relay", 2, 100, 60)])
+    assert judge.decide(event(0, kind="relay")) == []
+    assert [ban.target.ports for ban in judge.decide(event(1, kind="auth"))] == [(465, 587)]
+    assert [ban.target.ports for ban in judge.decide(event(2, kind="relay"))] == [(25,)]
+
+
+def test_any_counts_all_offences_and_no_others() -> None:
+    judge = Judge([Policy("any", "any", 3, 100, 60)])
+    assert judge.decide(event(0, kind="relay")) == []
+    assert judge.decide(event(0, kind="accept")) == []
+    assert judge.decide(event(1, kind="virus")) == []
+    assert [ban.rule for ban in judge.decide(event(2, kind="spam"))] == ["any"]
+
+
+def test_of_two_policies_the_longer_ban_wins() -> None:
+    judge = Judge([Policy("virus", "virus", 2, 100, 60), Policy("any", "any", 2, 100, HOUR)])
+    judge.decide(event(0))
+    assert [(ban.rule, ban.until) for ban in judge.decide(event(1))] == [("any", 1 + HOUR)]
+
+
+def test_no_time_or_no_address_is_no_hit() -> None:
+    judge = Judge([Policy("virus", "virus", 1, 100, 60)])
+    assert judge.decide(event(None)) == []
+    assert judge.decide(event(1, address=None)) == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "198.51.100.4", "203.0.113.9", "2001:db8:1::5"])
+def test_spared(address: str) -> None:
+    judge = Judge(
+        [Policy("virus", "virus", 1, 100, 60)],
+        allow=[ip_network("198.51.100.0/24"), ip_network("2001:db8:1::/64")],
+        own=[ip_network("203.0.113.9/32")],
+    )
+    assert judge.decide(event(1, address=address)) == []
+
+
+def test_the_network_of_an_own_address_is_not_spared() -> None:
+    judge = Judge([Policy("virus", "virus", 1, 100, 60)], own=[ip_network("203.0.113.9/32")])
+    assert len(judge.decide(event(1, address="203.0.113.10"))) == 1
+
+
+def test_ipv6_by_64() -> None:
+    judge = Judge([Policy("virus", "virus", 2, 100, 60)])
+    judge.decide(event(0, address="2001:db8::1"))
+    assert [str(ban.target) for ban in judge.decide(event(1, address="2001:db8::2"))] == ["2001:db8::/64"]
+    assert judge.decide(event(2, address="2001:db8::3")) == []
+
+
+def test_ipv6_beside_an_own_address_is_counted_and_banned_alone() -> None:
+    judge = Judge([Policy("virus", "virus", 2, 100, 60)], own=[ip_network("2001:db8::25/128")])
+    assert judge.decide(event(0, address="2001:db8::1")) == []
+    assert judge.decide(event(1, address="2001:db8::2")) == []
+    assert [str(ban.target) for ban in judge.decide(event(2, address="2001:db8::2"))] == ["2001:db8::2"]
+
+
+def test_by_network() -> None:
+    judge = Judge([Policy("virus", "virus", 3, 100, 60, prefix=24)], allow=[ip_network("198.51.100.1")])
+    judge.decide(event(0, address="192.0.2.1"))
+    judge.decide(event(1, address="192.0.2.2"))
+    assert [str(ban.target) for ban in judge.decide(event(2, address="192.0.2.3"))] == ["192.0.2.0/24"]
+    for time in range(3):
+        alone = judge.decide(event(time, address="198.51.100.9"))
+    assert [str(ban.target) for ban in alone] == ["198.51.100.9"]
+
+
+def test_doubling() -> None:
+    judge = Judge([Policy("virus", "virus", 1, 10, 60, ceiling=200, forget=10_000)])
+    times = [0, 100, 300, 600, 20_000]
+    assert [until - since for _, since, until in feed(judge, times)] == [60, 120, 200, 200, 60]
+
+
+def test_a_released_ban_is_no_strike_and_hits_count_again() -> None:
+    judge = Judge([Policy("virus", "virus", 1, 10, 60, ceiling=200)])
+    assert feed(judge, [0]) == [("192.0.2.7", 0, 60)]
+    assert judge.release(target("192.0.2.7/32"), 30)
+    assert not judge.release(target("192.0.2.7/32"), 31)
+    assert feed(judge, [29, 30]) == [("192.0.2.7", 30, 90)]
+
+
+def test_expiry() -> None:
+    judge = Judge([Policy("virus", "virus", 1, 10, 60)])
+    assert judge.deadline is None
+    feed(judge, [0])
+    assert judge.deadline == 60
+    assert judge.expire(59.9) == []
+    assert judge.expire(60) == [Release(target("192.0.2.7/32"), "expired")]
+    assert judge.expire(61) == []
+    assert judge.active == {}
+
+
+def test_a_ban_by_hand_replaces() -> None:
+    judge = Judge([Policy("virus", "virus", 1, 10, 60)])
+    feed(judge, [0])
+    by_hand = Ban(target("192.0.2.7/32"), "manual", 10, 1000, 0)
+    assert judge.hold(by_hand) == Release(target("192.0.2.7/32"), "replaced")
+    assert judge.expire(60) == []
+    assert judge.deadline == 1000
+    assert judge.covering(ip_network("192.0.2.7/32")) == [by_hand]
+    assert judge.covering(ip_network("192.0.2.0/24")) == []
+
+
+def test_evidence_is_the_lines_that_counted_and_bounded() -> None:
+    judge = Judge([Policy("virus", "virus", 3, 10, 60)])
+    for offset in range(2):
+        judge.decide(event(offset, offset=offset))
+    (ban,) = judge.decide(event(2, offset=2, text=b"y" * 100_000))
+    assert [one.offset for one in ban.evidence] == [0, 1, 2]
+    assert len(ban.evidence[-1].text) == 1000
+    many = Judge([Policy("virus", "virus", 100, 10, 60)])
+    bans = [ban for offset in range(100) for ban in many.decide(event(1, offset=offset))]
+    assert [one.offset for one in bans[0].evidence] == list(range(80, 100))
+
+
+# --- a brute-force reading of the rules -------------------------------------------------------------------------------
+
+
+def by_the_book(policies: list[Policy], events: list[Event]) -> list[tuple[str, str, float, float]]:
+    """The rules of the module's docstring, read out slowly; default port list only, no widening."""
+    hits: dict[tuple[str, str], list[float]] = {}
+    held: dict[str, list[tuple[float, float]]] = {}
+    found = []
+    for one in events:
+        assert one.time is not None and one.address is not None
+        if any(since <= one.time < until for since, until in held.get(one.address, [])):
+            continue
+        full = []
+        for policy in policies:
+            if policy.kind not in (one.kind, "any"):
+                continue
+            times = hits.setdefault((policy.name, one.address), [])
+            times.append(one.time)
+            times.sort()
+            runs = [times[i : i + policy.hits] for i in range(len(times) - policy.hits + 1)]
+            if any(run[0] <= one.time <= run[-1] and run[-1] - run[0] <= policy.within for run in runs):
+                full.append(policy)
+        if full:
+            policy = max(full, key=lambda policy: policy.duration)
+            until = one.time + policy.duration
+            found.append((policy.name, one.address, one.time, until))
+            held.setdefault(one.address, []).append((one.time, until))
+            for each in policies:
+                hits.pop((each.name, one.address), None)
+    return found
+
+
+POLICIES = [
+    Policy("virus", "virus", 2, 20, 50),
+    Policy("relay", "relay", 3, 30, 100),
+    Policy("any", "any", 4, 60, 70),
+]
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(0, 9),
+        st.integers(-3, 0),
+        st.sampled_from(["192.0.2.1", "192.0.2.2"]),
+        st.sampled_from(["virus", "relay", "auth"]),
+    ),
+    max_size=80,
+)
+
+
+def log(steps: list[tuple[int, int, str, str]]) -> list[Event]:
+    """Events with mostly growing times, some of them a little late, each at its own offset."""
+    time, events = 100, []
+    for offset, (step, late, address, kind) in enumerate(steps):
+        time += step
+        events.append(event(float(time + 5 * late), address, kind, offset))
+    return events
+
+
+def as_tuple(ban: Ban) -> tuple[str, str, float, float]:
+    return ban.rule, str(ban.target), ban.since, ban.until
+
+
+@given(EVENTS)
+def test_equals_the_rules(steps: list[tuple[int, int, str, str]]) -> None:
+    events = log(steps)
+    judge = Judge(POLICIES)
+    assert [as_tuple(ban) for one in events for ban in judge.decide(one)] == by_the_book(POLICIES, events)
+
+
+@settings(max_examples=300)
+@given(EVENTS, st.data())
+def test_a_restart_anywhere_changes_no_decision(steps: list[tuple[int, int, str, str]], data: st.DataObject) -> None:
+    events = log(steps)
+    judge = Judge(POLICIES)
+    whole = [(one.offset, ban) for one in events for ban in judge.decide(one)]
+    stop = data.draw(st.integers(0, len(events)))
+    again = Judge(POLICIES)
+    again.remember(
+        Past(ban, ended=ban.until if data.draw(st.booleans()) else None, mark=("/var/log/mail.log", offset))
+        for offset, ban in whole
+        if offset < stop
+    )
+    for one in events[:stop]:
+        again.recall(one)
+    again.settle()
+    resumed = [(one.offset, ban) for one in events[stop:] for ban in again.decide(one)]
+    assert [(offset, as_tuple(ban)) for offset, ban in resumed] == [
+        (offset, as_tuple(ban)) for offset, ban in whole if offset >= stop
+    ]
+
+
+def test_a_flood_of_sources_is_bounded() -> None:
+    judge = Judge([Policy("virus", "virus", 2, 100, 60)], capacity=100)
+    for number in range(1000):
+        judge.decide(event(number, address=f"2001:db8:{number:x}::1"))
+    assert judge.tracked == 100

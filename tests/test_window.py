@@ -1,0 +1,89 @@
+"""A window is exact: checked against the definition itself, and by the examples that people argue about."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from denyspam.window import LATE, Window
+
+
+def bans(window: Window, times: list[float]) -> list[float]:
+    """The times at which the window filled, forgetting the key each time as a ban does."""
+    result = []
+    for serial, time in enumerate(times):
+        if window.add("a", time, serial):
+            result.append(time)
+            window.forget("a")
+    return result
+
+
+def test_five_within_sixty() -> None:
+    assert bans(Window(5, 60), [0, 10, 20, 30, 61]) == []
+    assert bans(Window(5, 60), [0, 10, 20, 30, 61, 70]) == [70]
+
+
+def test_both_ends_are_inclusive() -> None:
+    assert bans(Window(2, 900), [0, 900]) == [900]
+    assert bans(Window(2, 900), [0, 900.001]) == []
+
+
+def test_one_hit_is_enough_where_one_is_asked() -> None:
+    assert bans(Window(1, 60), [5, 6]) == [5, 6]
+
+
+def test_a_late_hit_is_inserted_by_its_time() -> None:
+    window = Window(3, 10)
+    assert window.add("a", 0, 0) == ()
+    assert window.add("a", 9, 1) == ()
+    assert window.add("a", 100, 2) == ()
+    assert window.add("a", 5, 3) == (0, 3, 1)
+
+
+def test_a_backlog_is_counted_among_newer_hits() -> None:
+    window = Window(3, 10)
+    window.add("a", 1_000_000, 0)
+    assert window.add("a", 1, 1) == ()
+    assert window.add("a", 2, 2) == ()
+    assert window.add("a", 3, 3) == (1, 2, 3)
+
+
+def test_the_stalest_key_goes_first() -> None:
+    window = Window(2, 60, capacity=2)
+    window.add("a", 0, 0)
+    window.add("b", 1, 1)
+    assert window.add("a", 2, 2) == (0, 2)
+    window.add("c", 3, 3)
+    assert len(window) == 2
+    assert window.add("b", 4, 4) == ()
+
+
+def test_trim_keeps_the_newest() -> None:
+    window = Window(3, 60)
+    for serial in range(100):
+        window.add("a", serial, serial)
+        window.trim("a")
+    assert window.count("a", 99) == 3
+    assert window.add("a", 100, 100) == (98, 99, 100)
+
+
+@given(
+    hits=st.integers(1, 5),
+    within=st.integers(0, 30),
+    times=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2000)), max_size=60),
+)
+def test_equals_the_definition(hits: int, within: int, times: list[tuple[str, int]]) -> None:
+    """A hit completes a window exactly when some N of the key's hits, it among them, span at most M seconds."""
+    window = Window(hits, within)
+    seen: dict[str, list[tuple[int, int]]] = {"a": [], "b": []}
+    for serial, (key, time) in enumerate(times):
+        mine = seen[key]
+        mine.append((time, serial))
+        mine.sort(key=lambda hit: hit[0])
+        runs = [mine[i : i + hits] for i in range(len(mine) - hits + 1)]
+        full = any((time, serial) in run and run[-1][0] - run[0][0] <= within for run in runs)
+        assert bool(window.add(key, time, serial)) == full
+        if full:
+            window.forget(key)
+            mine.clear()
+    assert all(time < LATE for _, time in times)
