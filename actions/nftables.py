@@ -1,0 +1,296 @@
+"""nftables: bans as elements of the kernel's hash sets, through libnftables inside this process.
+
+Owns the table `inet denyspam` (its layout: `_ruleset.py`) and touches no other. Every element carries its own timeout,
+so bans end by themselves when the daemon is dead: the host fails open, never shut. A refused connection is answered
+with a TCP reset (`verdict="tcp reset"`), an ICMP error (`"reject"`) or silence (`"drop"`); open sessions are refused
+as well, since the chain is a base chain of its own and no `established accept` stands before it.
+
+The protocol with the caller: each verb either did all it was asked or raises ActionError with one sentence. After an
+ActionError some of a batch may be in the kernel; `start()` mends table, chain, sets and rules, keeps every element, and
+says what is held, so that the caller gives again what is missing. A ban given twice is the same ban with the later
+call's time.
+
+Never: spawns a program; changes another table; passes text it was given to the kernel; reads a clock; lists elements
+outside `start` and `held` (100,000 of them cost a second and 200 MB for a moment).
+
+Limits: one thread. libnftables ends the process when two threads share a context, so the first verb binds the object
+to its thread until `stop`, and a verb from another thread is a RuntimeError. The library prints to nobody: its output
+and errors go to buffers. A set takes 1,048,576 elements; the caller sees "full" as an ActionError, what fitted stays.
+Times left, as read back, are whole seconds, rounded down. Hooks other than `input` are refused.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from denyspam.events import ActionError, Ban, Held, Target
+
+from . import _ruleset as ruleset
+from ._ruleset import Listing, Store
+
+LIBRARY = "libnftables.so.1"
+BATCH = 10_000  # elements a transaction: 0.4 MB of netlink, 30 ms; the socket buffer is 4 MB at most unless forced
+JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON, nftables/libnftables.h
+NETLINK_NETFILTER, NLM_F_REQUEST, NLMSG_ERROR = 12, 1, 2  # linux/netlink.h
+NFT_MSG_GETGEN = 10 << 8 | 16  # subsystem and message, linux/netfilter/nfnetlink.h and nf_tables.h
+
+# What the kernel says -> what the admin reads, and whether trying again is idle.
+REASONS = {
+    errno.EPERM: ("not permitted: run as root or with CAP_NET_ADMIN", True),
+    errno.EACCES: ("not permitted: run as root or with CAP_NET_ADMIN", True),
+    errno.EAFNOSUPPORT: ("this kernel has no netlink, or the sandbox hides it (RestrictAddressFamilies)", True),
+    errno.EPROTONOSUPPORT: ("this kernel has no nf_tables: load the module nf_tables", True),
+    errno.EOPNOTSUPP: ("this kernel has no nf_tables, or lacks a part of it: load nf_tables and nft_reject_inet", True),
+    errno.EINVAL: ("this kernel has no nf_tables, or is too old for it (4.18 or later is needed)", True),
+    errno.ENOENT: (f"a part of the table {ruleset.TABLE} is gone: somebody deleted it", False),
+    errno.ENFILE: (f"the set is full: it takes {ruleset.SIZE:,} addresses", False),
+    errno.ENOMEM: ("the kernel is out of memory", False),
+    errno.EBUSY: (f"a rule of somebody else's in the table {ruleset.TABLE} is in the way", False),
+    errno.EMSGSIZE: ("the netlink socket's buffer is too small for one element: raise net.core.wmem_max", False),
+    errno.ENOBUFS: ("the netlink socket's buffer is full", False),
+    errno.EEXIST: ("it exists already, in another shape", False),
+}
+SPLIT = (errno.EMSGSIZE, errno.ENOBUFS, errno.ENFILE)  # a smaller transaction may pass, or say more clearly why not
+
+
+class Nftables:
+    """The five verbs on `inet denyspam`. `ports` and `ipv6_prefix` name the sets that `start` makes at once; others
+    come into being with the first ban that needs them. ValueError for a word that is none of the tables'."""
+
+    def __init__(
+        self,
+        *,
+        ports: tuple[int, ...],
+        ipv6_prefix: int = 64,
+        verdict: str = "tcp reset",
+        hooks: tuple[str, ...] = ("input",),
+    ) -> None:
+        if verdict not in ruleset.VERDICTS:
+            raise ValueError(f"verdict {verdict!r}: one of {', '.join(ruleset.VERDICTS)}")
+        if hooks != (ruleset.CHAIN,):
+            raise ValueError(f"hooks {hooks!r}: only ('input',) is supported")
+        self._verdict = verdict
+        self._default = dict.fromkeys((Store(4, 32, ports), Store(6, ipv6_prefix, ports), Store(6, 128, ports)))
+        for store in self._default:
+            _check(store)
+        self._known: dict[Store, str] | None = None  # the sets that have a rule -> their names; None before start()
+        self._library: _Library | None = None
+
+    def start(self) -> list[Held]:
+        """Makes or mends table, chain, sets and rules in one transaction, and returns what the kernel holds."""
+        listing = self._list()
+        stores = self._default | dict.fromkeys(listing.stores)
+        missing = [store for store in stores if store not in listing.stores]
+        text = [ruleset.frame(replace=listing.chain is False)]
+        # Counters of sets that are there may be gone, and the other way round: either is added only where it lacks.
+        text += [f"delete set {ruleset.TABLE} {name}\n" for name in listing.broken]
+        text += [ruleset.add_set(store) for store in missing]
+        text += [ruleset.add_counter(store) for store in stores if store.name not in listing.counters]
+        text += [ruleset.add_rule(store, self._verdict) for store in stores]
+        self._must("".join(text))
+        self._known = {store: store.name for store in stores}
+        return [held for elements in listing.stores.values() for held in elements]
+
+    def ban(self, bans: Sequence[Ban], now: float) -> None:
+        """Closes each ban's ports until its end; `now` in epoch seconds. A ban that is over already is no ban."""
+        known = self._started()
+        groups: dict[Store, dict[str, str]] = {}
+        for ban in bans:
+            left = ban.until - now
+            if left > 0:
+                store = ruleset.store_of(ban.target)
+                groups.setdefault(store, {})[ruleset.element(ban.target.network)] = ruleset.timeout(left)
+        for store in groups.keys() - known.keys():
+            _check(store)
+            self._must(ruleset.add_set(store) + ruleset.add_counter(store) + ruleset.add_rule(store, self._verdict))
+            known[store] = store.name
+        self._batches({known[store]: elements for store, elements in groups.items()}, self._put)
+
+    def release(self, targets: Iterable[Target]) -> None:
+        """Opens them at once. One that is not held is released already."""
+        known = self._started()
+        groups: dict[str, dict[str, str]] = {}
+        for target in targets:
+            store = ruleset.store_of(target)
+            if store in known:
+                groups.setdefault(known[store], {})[ruleset.element(target.network)] = ""
+        self._batches(groups, self._take)
+
+    def held(self) -> list[Held]:
+        """What the kernel holds now. Dear: see the module's docstring."""
+        return [held for elements in self._list().stores.values() for held in elements]
+
+    def stop(self, keep: bool) -> None:
+        """Lets go of the library; without `keep` deletes the table, and with it every ban."""
+        if not keep:
+            self._must(f"add table {ruleset.TABLE}\ndelete table {ruleset.TABLE}\n")
+        if self._library is not None:
+            self._library.close()
+        self._library = self._known = None
+
+    def counters(self) -> dict[str, int]:
+        """`{"packets": N}`: refused since the table was made. Its cost does not grow with the number of bans."""
+        objects = self._json(f"list counters table {ruleset.TABLE}\n")
+        counters = [each["counter"] for each in objects if "counter" in each]
+        return {"packets": sum(each["packets"] for each in counters if ruleset.store_named(each["name"]))}
+
+    def _batches(self, groups: Mapping[str, dict[str, str]], carry: Callable[[str, dict[str, str]], int]) -> None:
+        """One set a transaction, so that a full one keeps nothing out of the others; the first error is raised last."""
+        failed: ActionError | None = None
+        for name, elements in groups.items():
+            rest = iter(elements.items())
+            try:
+                while batch := dict(islice(rest, BATCH)):
+                    self._halving(name, batch, carry)
+            except ActionError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    def _halving(self, name: str, batch: dict[str, str], carry: Callable[[str, dict[str, str]], int]) -> None:
+        code = carry(name, batch)
+        if code in SPLIT and len(batch) > 1:
+            rest = iter(batch.items())
+            self._halving(name, dict(islice(rest, len(batch) // 2)), carry)
+            self._halving(name, dict(rest), carry)
+        elif code:
+            raise _refusal(code, self._said)
+
+    def _put(self, name: str, elements: dict[str, str]) -> int:
+        """New ones as a rule, in one statement; the three of `replace`, at twice the cost, where one is there."""
+        code = self._run(ruleset.create(name, elements))
+        # Thousands of EEXIST overflow the socket on the way back: the library then reports ENOBUFS alone.
+        return self._run(ruleset.replace(name, elements)) if code in (errno.EEXIST, errno.ENOBUFS) else code
+
+    def _take(self, name: str, elements: dict[str, str]) -> int:
+        code = self._run(ruleset.delete(name, elements))
+        if code == errno.ENOENT and len(elements) == 1:
+            return 0  # it is not there, or its set is not: released either way, even where `clear` would find no room
+        return self._run(ruleset.clear(name, elements)) if code in (errno.ENOENT, errno.ENOBUFS) else code
+
+    def _started(self) -> dict[Store, str]:
+        if self._known is None:
+            self.start()
+        assert self._known is not None  # noqa: S101 - for the type checker
+        return self._known
+
+    def _list(self) -> Listing:
+        """Read through a library of its own, so that the 150 MB of a long list go back when it is closed."""
+        return ruleset.read(self._json(f"list table {ruleset.TABLE}\n"))
+
+    def _json(self, text: str) -> list[dict[str, Any]]:
+        self._open()
+        library = _Library(JSON)
+        try:
+            printed, said = library.run(text)
+        finally:
+            library.close()
+        code = _code(said) if said else 0
+        if code and code != errno.ENOENT:
+            raise _refusal(code, said)
+        found: list[dict[str, Any]] = json.loads(printed)["nftables"] if printed else []
+        return found
+
+    def _must(self, text: str) -> None:
+        code = self._run(text)
+        if code:
+            raise _refusal(code, self._said)
+
+    def _run(self, text: str) -> int:
+        """One transaction. The kernel's errno, 0 where it took it, -1 where the library refused the text itself."""
+        _, self._said = self._open().run(text)
+        return _code(self._said) if self._said else 0
+
+    def _open(self) -> _Library:
+        if self._library is None:
+            generation()  # the library ends the process where this would raise
+            self._library = _Library()
+        self._library.guard()
+        return self._library
+
+
+class _Library:
+    """A context of libnftables(3) and its thread."""
+
+    def __init__(self, flags: int = 0) -> None:
+        self._thread = threading.get_ident()
+        self._c = _load()
+        self._context = self._c.nft_ctx_new(0)
+        self._c.nft_ctx_buffer_output(self._context)
+        self._c.nft_ctx_buffer_error(self._context)
+        self._c.nft_ctx_output_set_flags(self._context, flags)
+
+    def guard(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("nftables was used by two threads; libnftables would end the process")
+
+    def run(self, text: str) -> tuple[bytes, str]:
+        """What it printed, and what it complained of ("" where all went well)."""
+        self.guard()
+        failed = self._c.nft_run_cmd_from_buffer(self._context, text.encode("ascii"))
+        printed = self._c.nft_ctx_get_output_buffer(self._context)
+        said = self._c.nft_ctx_get_error_buffer(self._context)
+        return printed or b"", (said or b"unknown error").decode("utf-8", "replace") if failed else ""
+
+    def close(self) -> None:
+        self.guard()
+        self._c.nft_ctx_free(self._context)
+        self._context = None
+
+
+def _load() -> ctypes.CDLL:
+    try:
+        c = ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise ActionError(f"{LIBRARY} is missing: install the package nftables ({error})", permanent=True) from error
+    c.nft_ctx_new.argtypes, c.nft_ctx_new.restype = [ctypes.c_uint32], ctypes.c_void_p
+    for name in ("nft_ctx_free", "nft_ctx_buffer_output", "nft_ctx_buffer_error"):
+        getattr(c, name).argtypes = [ctypes.c_void_p]
+    c.nft_ctx_output_set_flags.argtypes, c.nft_ctx_output_set_flags.restype = [ctypes.c_void_p, ctypes.c_uint], None
+    for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
+        getattr(c, name).argtypes, getattr(c, name).restype = [ctypes.c_void_p], ctypes.c_char_p
+    c.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    return c
+
+
+def generation() -> int:
+    """The number of ruleset changes in this network namespace, by whomever; microseconds. Raises ActionError.
+
+    nfgenmsg and NFT_MSG_GETGEN of linux/netfilter/nf_tables.h; NFTA_GEN_ID is the first attribute, big-endian.
+    """
+    request = struct.pack("=IHHIIBBH", 20, NFT_MSG_GETGEN, NLM_F_REQUEST, 1, 0, 0, 0, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as netlink:
+            netlink.send(request)
+            answer = netlink.recv(4096)
+    except OSError as error:
+        raise _refusal(error.errno or -1, str(error)) from error
+    if struct.unpack_from("=H", answer, 4)[0] == NLMSG_ERROR:  # a negative errno follows the header
+        code = -struct.unpack_from("=i", answer, 16)[0]
+        raise _refusal(code, os.strerror(code))
+    number: int = struct.unpack_from(">I", answer, 24)[0]
+    return number
+
+
+def _check(store: Store) -> None:
+    if not ruleset.valid(store):
+        raise ValueError(f"no set can be made for {store}")
+
+
+def _code(said: str) -> int:
+    """The errno behind the library's words: it prints strerror(3), in this process's language."""
+    return next((code for code in REASONS if os.strerror(code) in said), -1)
+
+
+def _refusal(code: int, said: str) -> ActionError:
+    reason, permanent = REASONS.get(code, (" ".join(said.split())[:200], False))
+    return ActionError(f"nftables: {reason}", permanent=permanent)
