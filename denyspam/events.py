@@ -94,8 +94,9 @@ class Ban:
     since: float
     until: float
     hits: int
-    evidence: tuple[Event, ...] = ()  # oldest first, the deciding hit last; bounded
+    evidence: tuple[Event, ...] = ()  # by time; the newest of the hits, bounded
     note: str = ""
+    mark: tuple[str, int] | None = None  # file and offset of the deciding hit; None for a ban by hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,6 @@ class Past:
     ban: Ban
     ended: float | None = None
     released: bool = False  # by hand: not a strike
-    mark: tuple[str, int] | None = None  # file and offset of the deciding hit; None for a ban by hand
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ class Judge:
             for key, counter in zip(keys, counters, strict=False):
                 serials = counter.window.add(key, event.time, serial)
                 if serials:
-                    ban = self._ban(counter.policy, Target(ip_network(key), ports), event.time, serials)
+                    ban = self._ban(counter.policy, Target(ip_network(key), ports), event, event.time, serials)
                     if best is None or ban.until > best.until:
                         best = ban
             if best is not None:
@@ -149,7 +149,7 @@ class Judge:
                 bans.append(best)
         return bans
 
-    def _ban(self, policy: Policy, target: Target, time: float, serials: Sequence[int]) -> Ban:
+    def _ban(self, policy: Policy, target: Target, event: Event, time: float, serials: Sequence[int]) -> Ban:
         duration = policy.duration
         if policy.ceiling is not None:
             since = time - (policy.forget or YEAR)
@@ -158,7 +158,7 @@ class Judge:
             duration = min(duration * 2.0 ** min(strikes, 64), policy.ceiling)
         found = (self._ring[serial % RING] for serial in serials[-EVIDENCE:] if serial > self._serial - RING)
         evidence = tuple(one for one in found if one)
-        return Ban(target, policy.name, time, time + duration, policy.hits, evidence)
+        return Ban(target, policy.name, time, time + duration, policy.hits, evidence, mark=(event.file, event.offset))
 
     def _note(self, event: Event, time: float) -> int:
         self._serial += 1
@@ -267,8 +267,8 @@ class Judge:
         for past in bans:
             end = past.ban.until if past.ended is None else min(past.ended, past.ban.until)
             span = self._span(past.ban, end, strike=not past.released)
-            if past.mark is not None:
-                self._unread.setdefault(past.mark, []).append(span)
+            if past.ban.mark is not None:
+                self._unread.setdefault(past.ban.mark, []).append(span)
             self._waiting.setdefault((span.key, span.ports), []).append(span)
             if past.ended is None:
                 self._activate(past.ban)

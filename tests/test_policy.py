@@ -240,9 +240,7 @@ def test_a_restart_anywhere_changes_no_decision(steps: list[tuple[int, int, str,
     stop = data.draw(st.integers(0, len(events)))
     again = Judge(POLICIES)
     again.remember(
-        Past(ban, ended=ban.until if data.draw(st.booleans()) else None, mark=("/var/log/mail.log", offset))
-        for offset, ban in whole
-        if offset < stop
+        Past(ban, ended=ban.until if data.draw(st.booleans()) else None) for offset, ban in whole if offset < stop
     )
     for one in events[:stop]:
         again.recall(one)

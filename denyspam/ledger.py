@@ -1,0 +1,227 @@
+"""ledger: bans, why they were made, how they ended, and how far each log was read; an SQLite file in WAL mode.
+
+A decision and the reading positions it followed from are written in one transaction, so that after a crash no line is
+decided on twice and none is skipped. Writes never stop the daemon: what cannot be written (a full disk, a locked file)
+is kept in memory in its order, `fault` says why, and the next commit() tries again. A file that is no database is moved
+aside and a new one begun (`lost` is then True).
+synchronous=NORMAL: after a power failure the last transactions may be gone, each of them whole; the log is then read
+again from the position before. Texts are bytes as they stood in the log, at most 1,000 of each line.
+Bounded: QUEUE statements wait at most, above that the oldest is let go; past bans are pruned by the caller's age limit.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Any
+
+from denyspam.events import Ban, Past, Target
+
+QUEUE = 1_000_000
+SCHEMA = 1
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS bans (
+    id INTEGER PRIMARY KEY,
+    network TEXT NOT NULL,      -- as Target prints it: 192.0.2.7 or 2001:db8::/64
+    ports TEXT NOT NULL,        -- "25" or "465 587"
+    rule TEXT NOT NULL,         -- the policy's name, "manual" or "adopted"
+    since REAL NOT NULL,        -- epoch seconds, by the log
+    until REAL NOT NULL,
+    hits INTEGER NOT NULL,
+    note TEXT NOT NULL,
+    state TEXT NOT NULL,        -- pending (decided, the kernel has not answered), active, expired, released, replaced
+    file TEXT,                  -- of the deciding hit; NULL for a ban by hand
+    offset INTEGER,
+    ended REAL,                 -- epoch seconds, by the clock
+    end_note TEXT
+);
+CREATE INDEX IF NOT EXISTS bans_open ON bans (state) WHERE ended IS NULL;
+CREATE INDEX IF NOT EXISTS bans_network ON bans (network);
+CREATE INDEX IF NOT EXISTS bans_until ON bans (until);
+CREATE TABLE IF NOT EXISTS evidence (
+    ban INTEGER NOT NULL REFERENCES bans (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    time REAL, kind TEXT, address TEXT, filter TEXT, file TEXT, offset INTEGER, text BLOB,
+    PRIMARY KEY (ban, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS positions (
+    log TEXT PRIMARY KEY,       -- the configured path
+    position TEXT NOT NULL,     -- tail.Position as JSON
+    clock REAL NOT NULL         -- the newest stamp up to there, epoch seconds
+);
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A ban as the ledger holds it. Times are epoch seconds; `state` is that of the table."""
+
+    id: int
+    ban: Ban
+    state: str
+    ended: float | None
+    end_note: str
+
+    @property
+    def past(self) -> Past:
+        return Past(self.ban, self.ended, self.state == "released")
+
+
+class Ledger:
+    """The open file. One thread. `path` is created with its folder's permissions, mode 0640."""
+
+    def __init__(self, path: str, now: float) -> None:
+        self.path = path
+        self.fault: str | None = None
+        self.lost = not os.path.exists(path)
+        self._todo: deque[tuple[str, Sequence[Any]]] = deque(maxlen=QUEUE)
+        try:
+            self._open()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            self._db.close()
+            self.moved = f"{path}.damaged-{int(now)}"
+            for end in ("", "-wal", "-shm"):
+                if os.path.exists(path + end):
+                    os.replace(path + end, self.moved + end)
+            self.lost = True
+            self._open()
+        self._next = 1 + int(self._db.execute("SELECT coalesce(max(id), 0) FROM bans").fetchone()[0])
+
+    moved: str | None = None  # where a damaged file was put
+
+    def _open(self) -> None:
+        # 0.25 s: long enough for a reader's snapshot to end, short enough that no ban waits for a locked file.
+        self._db = sqlite3.connect(self.path, timeout=0.25, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._db.execute("PRAGMA journal_size_limit = 16777216")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA:
+            raise sqlite3.OperationalError(f"{self.path} was written by a newer denyspam (schema {version})")
+        self._db.executescript(TABLES)
+        self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+        os.chmod(self.path, 0o640)
+
+    # --- writing: queued, and done by commit() ------------------------------------------------------------------------
+
+    def decide(self, ban: Ban, state: str = "pending", ended: float | None = None) -> int:
+        """Note a ban with its evidence; returns its number for end() and confirm()."""
+        number, self._next = self._next, self._next + 1
+        self._put(
+            "INSERT INTO bans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                number,
+                str(ban.target),
+                " ".join(map(str, ban.target.ports)),
+                ban.rule,
+                ban.since,
+                ban.until,
+                ban.hits,
+                ban.note,
+                state,
+                *(ban.mark or (None, None)),
+                ended,
+                "",
+            ),
+        )
+        for place, one in enumerate(ban.evidence):
+            self._put(
+                "INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, place, one.time, one.kind, one.address, one.filter, one.file, one.offset, one.text),
+            )
+        return number
+
+    def confirm(self, number: int) -> None:
+        """The kernel holds it."""
+        self._put("UPDATE bans SET state = 'active' WHERE id = ? AND state = 'pending'", (number,))
+
+    def end(self, number: int, state: str, now: float, note: str = "") -> None:
+        """It is over: `state` is expired, released or replaced."""
+        self._put(
+            "UPDATE bans SET state = ?, ended = ?, end_note = ? WHERE id = ? AND ended IS NULL",
+            (state, now, note, number),
+        )
+
+    def position(self, log: str, position: str, clock: float) -> None:
+        """How far a log has been read and decided on."""
+        self._put("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (log, position, clock))
+
+    def prune(self, before: float) -> None:
+        """Forget bans that were over before a time."""
+        self._put("DELETE FROM bans WHERE ended IS NOT NULL AND until < ? AND ended < ?", (before, before))
+
+    def _put(self, sql: str, values: Sequence[Any]) -> None:
+        self._todo.append((sql, values))
+
+    @property
+    def waiting(self) -> int:
+        """Statements that could not be written yet."""
+        return len(self._todo)
+
+    def commit(self) -> bool:
+        """Write what is queued, in one transaction. False: not written (see `fault`), kept for the next call."""
+        if not self._todo:
+            return True
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            for sql, values in self._todo:
+                self._db.execute(sql, values)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self.fault = str(error)
+            if self._db.in_transaction:
+                self._db.rollback()
+            return False
+        self._todo.clear()
+        self.fault = None
+        return True
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> list[Row]:
+        """The bans that have not ended, oldest first; without evidence."""
+        return self._rows("WHERE ended IS NULL ORDER BY since, id")
+
+    def since(self, time: float) -> list[Row]:
+        """The bans that held at `time` or later, whatever became of them, in the order decided; without evidence."""
+        return self._rows("WHERE until >= ? OR ended IS NULL ORDER BY id", (time,))
+
+    def history(self, networks: Sequence[str], limit: int = 20) -> list[Row]:
+        """The latest bans of these networks (as Target prints them), newest first; without evidence."""
+        marks = ", ".join("?" * len(networks))
+        return self._rows(f"WHERE network IN ({marks}) ORDER BY id DESC LIMIT ?", (*networks, limit))
+
+    def evidence(self, number: int) -> list[Mapping[str, Any]]:
+        """The lines of a ban: time, kind, address, filter, file, offset, text (bytes)."""
+        names = ("time", "kind", "address", "filter", "file", "offset", "text")
+        rows = self._db.execute(f"SELECT {', '.join(names)} FROM evidence WHERE ban = ? ORDER BY number", (number,))  # noqa: S608
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def positions(self) -> dict[str, tuple[str, float]]:
+        """log -> (position, clock)"""
+        return {log: (text, clock) for log, text, clock in self._db.execute("SELECT * FROM positions")}
+
+    def _rows(self, where: str, values: Sequence[Any] = ()) -> list[Row]:
+        names = "id, network, ports, rule, since, until, hits, note, state, file, offset, ended, end_note"
+        rows = self._db.execute(f"SELECT {names} FROM bans {where}", values)  # noqa: S608
+        return [_row(row) for row in rows]
+
+    def close(self) -> None:
+        self.commit()
+        self._db.close()
+
+
+def _row(row: Sequence[Any]) -> Row:
+    number, network, ports, rule, since, until, hits, note, state, file, offset, ended, end_note = row
+    target = Target(ip_network(network), tuple(map(int, ports.split())))
+    mark = None if file is None else (file, offset)
+    return Row(number, Ban(target, rule, since, until, hits, (), note, mark), state, ended, end_note)

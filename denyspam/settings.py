@@ -1,0 +1,286 @@
+"""settings: the text of denyspam.conf -> Settings. Pure; every default lives here, once.
+
+Sections `[daemon]`, `[log PATH]` (one or more) and `[policy]`; `key = value`, an indented line goes on with the value
+above it, `#` starts a comment at the line's start or after a blank. An unknown or doubled section or key is an error.
+Every error names the file and the line and says what to write instead; it quotes at most QUOTE characters.
+"""
+
+from __future__ import annotations
+
+import zoneinfo
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from denyspam.events import OFFENCES, Network, Policy, SettingsError
+from denyspam.grammar import parse_duration, parse_policy
+
+QUOTE = 100  # characters of the admin's text in a message
+SUBMISSION = 587  # where the domain's own users send from; banned there only with `force`
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """One `[log PATH]`. `filters` are names in the order asked, or ("auto",) for all that are shipped."""
+
+    path: str
+    filters: tuple[str, ...] = ("auto",)
+    timezone: str | None = None  # None: the host's
+    stamp: str = "line"  # or "none": the time is that of arrival
+    line: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What denyspam.conf says, with the defaults of what it leaves out."""
+
+    state: str = "/var/lib/denyspam"
+    socket: str = "/run/denyspam/denyspam.sock"
+    group: str | None = None  # besides root, whose members may speak to the socket
+    action: str = "nftables"
+    mode: str = "enforce"
+    ports: tuple[int, ...] = (25,)
+    force: bool = False  # allow 587 among the ports
+    verdict: str = "tcp reset"  # what a banned client meets: tcp reset, reject (ICMP) or drop
+    allow: tuple[Network, ...] = ()
+    ipv6_prefix: int = 64
+    capacity: int = 1_000_000  # addresses counted at once
+    history: float = 90 * 86_400.0  # seconds a past ban is remembered
+    logs: tuple[LogSettings, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    file: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict)  # "daemon.action", "policy.relay": where they stand
+
+    def check_kinds(self, known: frozenset[str]) -> None:
+        """Every policy's kind must be one of the six offences, `any`, or a kind of an installed filter."""
+        for policy in self.policies:
+            if policy.kind not in known and policy.kind not in (*OFFENCES, "any"):
+                kinds = ", ".join((*OFFENCES, "any", *sorted(known.difference(OFFENCES))))
+                raise SettingsError(
+                    f"no filter knows the kind {quote(policy.kind)}; write one of {kinds}",
+                    self.file,
+                    self.lines.get(f"policy.{policy.name}", 1),
+                )
+
+
+def quote(text: str) -> str:
+    """The admin's text in a message: bounded, printable."""
+    return repr(text if len(text) <= QUOTE else text[: QUOTE - 3] + "...")
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    text: str
+    line: int
+    file: str
+
+    def wrong(self, message: str) -> SettingsError:
+        return SettingsError(message, self.file, self.line)
+
+
+def parse(text: str, file: str) -> Settings:
+    """The settings in `text`; `file` is its name in messages. Raises SettingsError."""
+    sections = _sections(text, file)
+    last = max(1, len(text.splitlines()))
+    lines = {f"{name}.{key}": value.line for name, (_, keys) in sections.items() for key, value in keys.items()}
+    settings = Settings(file=file, lines=lines)
+    _, daemon = sections.get("daemon", (1, {}))
+    given: dict[str, Any] = {}
+    for key, value in daemon.items():
+        if key not in DAEMON:
+            raise value.wrong(f"unknown key {quote(key)} in [daemon]; write one of {', '.join(DAEMON)}")
+        given[key] = DAEMON[key](value)
+    settings = replace(settings, **given)
+    if SUBMISSION in settings.ports and not settings.force:
+        raise daemon["ports"].wrong(
+            "port 587 is where your own users submit mail from; leave it out, or add `force = yes` to ban there too"
+        )
+    logs = tuple(_log(name[4:], line, keys) for name, (line, keys) in sections.items() if name.startswith("log "))
+    if not logs:
+        raise SettingsError("no [log PATH] section; write for example `[log /var/log/mail.log]`", file, last)
+    if "policy" not in sections:
+        raise SettingsError("no [policy] section; write `[policy]` and `virus = 5 in 15m -> ban 1h`", file, last)
+    line, policies = sections["policy"]
+    if not policies:
+        raise SettingsError("[policy] is empty; write for example `virus = 5 in 15m -> ban 1h`", file, line)
+    return replace(
+        settings,
+        logs=logs,
+        policies=tuple(parse_policy(name, value.text, file, value.line) for name, value in policies.items()),
+    )
+
+
+def _sections(text: str, file: str) -> dict[str, tuple[int, dict[str, _Value]]]:
+    """Section name -> (line, key -> value), both in the order written."""
+    sections: dict[str, tuple[int, dict[str, _Value]]] = {}
+    keys: dict[str, _Value] | None = None
+    key = ""
+    for number, raw in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+        bare = _uncommented(raw)
+        if not bare.strip():
+            continue
+        if bare[0].isspace() and keys is not None and key:
+            before = keys[key]
+            keys[key] = replace(before, text=f"{before.text} {bare.strip()}".strip())
+        elif bare.lstrip().startswith("["):
+            name = _section_name(bare.strip(), file, number)
+            if name in sections:
+                raise SettingsError(f"[{name[:QUOTE]}] stands twice; put its keys together", file, number)
+            keys, key = {}, ""
+            sections[name] = (number, keys)
+        else:
+            key, equals, value = (part.strip() for part in bare.partition("="))
+            if not equals or not key:
+                raise SettingsError(f"{quote(bare.strip())} is no setting; write `key = value`", file, number)
+            if keys is None:
+                raise SettingsError(f"{quote(key)} stands before any section; write `[daemon]` above it", file, number)
+            if key in keys:
+                raise SettingsError(f"{quote(key)} stands twice; leave one of them", file, number)
+            keys[key] = _Value(value, number, file)
+    return sections
+
+
+def _uncommented(line: str) -> str:
+    if line.lstrip()[:1] in ("#", ";"):
+        return ""
+    for sign in (" #", "\t#"):
+        line = line.partition(sign)[0]
+    return line.rstrip()
+
+
+def _section_name(text: str, file: str, line: int) -> str:
+    if not text.endswith("]"):
+        raise SettingsError(f"{quote(text)} has no closing bracket; write `[daemon]`", file, line)
+    words = text[1:-1].split(None, 1)
+    if words and words[0] == "log":
+        if len(words) == 1:
+            raise SettingsError("[log] names no file; write `[log /var/log/mail.log]`", file, line)
+        if not words[1].startswith("/"):
+            raise SettingsError(f"{quote(words[1])} is no absolute path; write `[log /var/log/...]`", file, line)
+        return f"log {words[1].strip()}"
+    if words in (["daemon"], ["policy"]):
+        return words[0]
+    raise SettingsError(f"unknown section {quote(text)}; write [daemon], [log PATH] or [policy]", file, line)
+
+
+def _log(path: str, line: int, keys: Mapping[str, _Value]) -> LogSettings:
+    given: dict[str, Any] = {}
+    for key, value in keys.items():
+        if key not in LOG:
+            raise value.wrong(f"unknown key {quote(key)} in [log {path[:QUOTE]}]; write one of {', '.join(LOG)}")
+        given[key] = LOG[key](value)
+    return LogSettings(path=path, line=keys["filters"].line if "filters" in keys else line, **given)
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def _words(value: _Value) -> list[str]:
+    return [word for word in value.text.replace(",", " ").split() if word]
+
+
+def _path(value: _Value) -> str:
+    if not value.text.startswith("/") or "\0" in value.text:
+        raise value.wrong(f"{quote(value.text)} is no absolute path; write one that starts with /")
+    return value.text
+
+
+def _name(value: _Value) -> str:
+    if not value.text.replace("-", "").replace("_", "").isalnum():
+        raise value.wrong(f"{quote(value.text)} is no name; write letters, digits, - and _")
+    return value.text
+
+
+def _choice(*choices: str) -> Callable[[_Value], str]:
+    def read(value: _Value) -> str:
+        if value.text not in choices:
+            raise value.wrong(f"{quote(value.text)} is not known here; write {' or '.join(choices)}")
+        return value.text
+
+    return read
+
+
+def _yes(value: _Value) -> bool:
+    return _choice("yes", "no")(value) == "yes"
+
+
+def _number(low: int, high: int) -> Callable[[_Value], int]:
+    def read(value: _Value) -> int:
+        if not (value.text.isascii() and value.text.isdigit() and low <= int(value.text[:12]) <= high):
+            raise value.wrong(f"{quote(value.text)} is out of range; write a whole number from {low} to {high}")
+        return int(value.text)
+
+    return read
+
+
+def _ports(value: _Value) -> tuple[int, ...]:
+    words = _words(value)
+    if not words:
+        raise value.wrong("no port given; write `ports = 25`")
+    return tuple(sorted({_number(1, 65_535)(replace(value, text=word)) for word in words}))
+
+
+def _networks(value: _Value) -> tuple[Network, ...]:
+    networks: list[Network] = []
+    for word in _words(value):
+        try:
+            networks.append(ip_network(word))
+        except ValueError:
+            try:
+                better = ip_network(word, strict=False)
+            except ValueError:
+                raise value.wrong(
+                    f"{quote(word)} is no address or network; write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/48"
+                ) from None
+            raise value.wrong(
+                f"{quote(word)} has bits set behind its prefix; write {better} or {ip_address(word.partition('/')[0])}"
+            ) from None
+    return tuple(networks)
+
+
+def _duration(value: _Value) -> float:
+    try:
+        return parse_duration(value.text)
+    except ValueError as error:
+        raise value.wrong(f"{getattr(error, 'message', error)}") from None
+
+
+def _timezone(value: _Value) -> str:
+    try:
+        zoneinfo.ZoneInfo(value.text)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        raise value.wrong(f"{quote(value.text)} is no time zone; write for example Europe/Berlin or UTC") from None
+    return value.text
+
+
+def _filters(value: _Value) -> tuple[str, ...]:
+    words = _words(value)
+    if not words:
+        raise value.wrong("no filter named; write `filters = postfix` or `filters = auto`")
+    if len(set(words)) < len(words):
+        raise value.wrong(f"a filter is named twice in {quote(value.text)}; leave one")
+    if "auto" in words and len(words) > 1:
+        raise value.wrong("`auto` means all shipped filters; write it alone, or name the filters")
+    return tuple(_name(replace(value, text=word)) for word in words)
+
+
+DAEMON: dict[str, Callable[[_Value], Any]] = {
+    "state": _path,
+    "socket": _path,
+    "group": _name,
+    "action": _name,
+    "mode": _choice("enforce", "watch"),
+    "ports": _ports,
+    "force": _yes,
+    "verdict": _choice("tcp reset", "reject", "drop"),
+    "allow": _networks,
+    "ipv6_prefix": _number(32, 128),
+    "capacity": _number(100, 10_000_000),
+    "history": _duration,
+}
+LOG: dict[str, Callable[[_Value], Any]] = {
+    "filters": _filters,
+    "timezone": _timezone,
+    "stamp": _choice("line", "none"),
+}
