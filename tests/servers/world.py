@@ -1,8 +1,7 @@
 """world: one real mail server in namespaces of its own, and the network outside it.
 
     with World("exim", directory) as world:
-        with world.outside():                   # this thread now stands in the clients' network
-            socket.create_connection(("10.77.0.1", 25), source_address=("10.77.0.10", 0))
+        world.connect("10.77.0.10", port=25)    # a socket from that client of the outside
         world.log()                             # the server's growing log, a plain file on the host
         world.nsenter("denyspam", "run", ...)   # an argument vector that runs inside the server's network
 
@@ -54,8 +53,8 @@ PACKAGES = {
 SERVERS = ("postfix", "exim", "sendmail")
 LOGS = {"postfix": "mail.log", "exim": "exim4/mainlog", "sendmail": "mail.log"}
 TOOLS = ("unshare", "nsenter", "ip", "chroot", "mount", "dpkg-deb", "apt-get")
+MONITOR = "10.77.0.99"  # asks whether the server is up, and hangs up
 CLONE_NEWNET = 0x40000000
-OVERLAYFS = "overlay"
 
 # $1 lower, $2 upper, $3 work, $4 root. The /dev is private: /dev/log must be the world's, never the host's.
 MOUNT = """
@@ -139,7 +138,7 @@ def _build(name: str, layer: Path, lower: list[Path]) -> None:
     for folder in ("up", "work", "root"):
         (part / folder).mkdir(parents=True)
     filesystem = subprocess.run(["stat", "-f", "-c", "%T", part], capture_output=True, text=True).stdout
-    if OVERLAYFS in filesystem:
+    if "overlay" in filesystem:
         raise Unavailable(f"{BASE} lies on an overlay, which cannot carry another: set DENYSPAM_TEST_BASE elsewhere")
     if not lower:
         command = [*_debootstrap(part), "--variant=minbase", f"--include={','.join(PACKAGES[name].split())}", SUITE]
@@ -314,7 +313,7 @@ class World:
     def _answers(self) -> bool:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), self.outside(), socket.create_connection(("10.77.0.1", 25), 20) as peer:
+            with contextlib.suppress(OSError), self.connect(MONITOR) as peer:
                 if peer.recv(200).startswith(b"220"):
                     peer.sendall(b"QUIT\r\n")
                     peer.recv(200)
@@ -334,6 +333,12 @@ class World:
     def nsenter(self, *command: str) -> list[str]:
         """The argument vector that runs `command` in the server's network, and else on the host."""
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", *command]
+
+    def connect(self, source: str, port: int = 25, host: int = 1, patience: float = 20) -> socket.socket:
+        """A connection from `source` to the server's address number `host` of the same family. Raises OSError."""
+        server = f"fd77::{host}" if ":" in source else f"10.77.0.{host}"
+        with self.outside():
+            return socket.create_connection((server, port), patience, source_address=(source, 0))
 
     @contextlib.contextmanager
     def outside(self) -> Iterator[None]:

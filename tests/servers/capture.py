@@ -1,0 +1,51 @@
+"""capture: runs each server in each variant, attacks it, keeps the log and the truth about it in tests/captures.
+
+    python -m servers.capture [NAME...]         (in tests/, as root)
+
+For each NAME of CAPTURES two files: NAME.log, what the server wrote; NAME.labels.json, who did what how often, as
+the clients themselves saw it (`attack.Deed`), with the settings of the server.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from servers.attack import attack
+from servers.world import World
+
+CAPTURES: dict[str, tuple[str, dict[str, str]]] = {
+    "postfix": ("postfix", {}),
+    "postfix-postlog": ("postfix", {"MAILLOG": "/var/log/postfix.log", "LOG": "postfix.log"}),
+    "postfix-rfc3339": ("postfix", {"STAMP": "RSYSLOG_FileFormat"}),
+    "exim": ("exim", {}),
+    "exim-all": ("exim", {"SELECTOR": "+all"}),
+    "sendmail": ("sendmail", {}),
+    "sendmail-15": ("sendmail", {"LOGLEVEL": "15"}),
+}
+FOLDER = Path(__file__).parent.parent / "captures"
+
+
+def capture(name: str) -> None:
+    """Writes the two files of `name`."""
+    server, settings = CAPTURES[name]
+    with tempfile.TemporaryDirectory() as directory, World(server, directory, **settings) as world:
+        deeds = attack(world)
+        # The last delivery and the last verdict are logged after the client has left.
+        size = -1
+        while size != (size := world.log().stat().st_size):
+            time.sleep(3)
+        text = world.log().read_bytes()
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{name}.log").write_bytes(text)
+    labels = {"server": server, "settings": settings, "deeds": [deed.label() for deed in deeds]}
+    (FOLDER / f"{name}.labels.json").write_text(json.dumps(labels, indent=1) + "\n")
+    print(f"{name}: {len(text):,} bytes, {len(text.splitlines()):,} lines")
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or CAPTURES:
+        capture(chosen)
