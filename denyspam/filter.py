@@ -1,0 +1,280 @@
+"""filter: what one line says. Pure.
+
+A line is `stamp host program[pid]: body`, or, in a log of one program's own (`program bare`), `stamp body`. What stands
+around the body is taken off before any pattern sees it: the RFC 5424 fields, Solaris `[ID 801593 mail.info] `,
+`message repeated N times: [ … ]`, and exim's own stamp and `[pid] ` inside syslog or its mainlog.
+
+A `Filter` is one filter file: whose lines, and patterns in order, the first that fits wins. A `Reader` applies several
+filters to one line. One line says one thing at most.
+
+Limits: N of `message repeated` counts up to 1000. A user of the host who may write to syslog can write any line, under
+any program's name; the log is believed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timezone
+from functools import lru_cache
+from ipaddress import IPv6Address
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+
+from denyspam.events import FilterError
+from denyspam.pattern import IGNORE, Pattern
+from denyspam.stamp import Stamps
+
+BARE = ("bare", "-")
+REPEATED = 1000  # the most that one `message repeated N times` counts
+PROGRAMS = 1000  # program names remembered per reader; a log holds some tens
+ADDRESSES = 65536  # address texts remembered: 10 MB, an attack's worth
+SAMPLES_NOW = 4102444800.0  # 2100-01-01: a filter's samples are all in the past
+NO_QUEUE = b"NOQUEUE"
+
+_HEADER = re.compile(
+    rb"(?P<host>[^\s:]{1,255}) (?P<program>[0-9A-Za-z][0-9A-Za-z_./-]{0,127})(?P<pid>\[\d{1,10}\])?: "
+    rb"|(?P<alone>[0-9A-Za-z][0-9A-Za-z_./-]{0,127})\[\d{1,10}\]: "  # journalctl -o cat and some collectors: no host
+)
+# RFC 5424, 6.3: structured data is `-` or [id name="value"…]…, with \" \\ \] escaped in values
+_HEADER_5424 = re.compile(
+    rb"(?P<host>\S{1,255}) (?P<program>\S{1,128}) \S{1,128} \S{1,32} "
+    rb'(?:-|(?:\[(?:[^"\]\\]|\\.|"(?:[^"\\]|\\.)*")*\])+)(?: (?:\xef\xbb\xbf)?|\Z)'
+)
+_TAGS = re.compile(
+    rb"(?:\[ID \d{1,10} [a-z0-9]{1,10}\.[a-z]{1,10}\] )?"
+    rb"(?P<repeated>message repeated (?P<times>\d{1,9}) times: \[ ?)?"
+    rb"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})? (?:[+-]\d{4} )?)?"
+    rb"(?:\[\d{1,10}\] )?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A line of the file with what it must come out as. `kind` None: as nothing."""
+
+    line: bytes
+    kind: str | None
+    address: str | None
+    queue_id: str | None
+    user: str | None
+    count: int
+    number: int  # its line in the file
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One filter file."""
+
+    name: str
+    programs: tuple[str, ...]  # globs; `*` does not run over `/`
+    patterns: tuple[Pattern, ...]
+    samples: tuple[Sample, ...]
+    file: str
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset(pattern.kind for pattern in self.patterns) - {IGNORE}
+
+    @property
+    def bare(self) -> bool:
+        """Takes lines that name no program."""
+        return any(program in BARE for program in self.programs)
+
+    def takes(self, program: str) -> bool:
+        return any(_glob(glob).fullmatch(program) for glob in self.programs if glob not in BARE)
+
+
+@lru_cache(maxsize=1024)
+def _glob(glob: str) -> re.Pattern[str]:
+    return re.compile(re.escape(glob).replace(r"\*", "[^/]*").replace(r"\?", "[^/]"))
+
+
+@lru_cache(maxsize=ADDRESSES)
+def canonical(text: bytes) -> str | None:
+    """The address as everything else writes it, IPv4-mapped as IPv4; None where it is no address."""
+    try:
+        address = text.decode("ascii")
+        if ":" not in address:
+            return inet_ntop(AF_INET, inet_pton(AF_INET, address))
+        packed = inet_pton(AF_INET6, address)
+    except (OSError, UnicodeDecodeError):
+        return None
+    if packed.startswith(b"\0" * 10 + b"\xff\xff"):
+        return inet_ntop(AF_INET, packed[12:])
+    return str(IPv6Address(packed))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one line says by itself. `address` None: it belongs to the client of `queue_id`."""
+
+    time: float | None
+    host: str
+    filter: Filter
+    pattern: Pattern
+    address: str | None
+    queue_id: str | None
+    user: str | None
+    count: int
+
+
+class Reader:
+    """Several filters, in order, over single lines of one log. Counts `bad_address` and `bad_time`."""
+
+    def __init__(self, filters: Sequence[Filter], stamps: Stamps) -> None:
+        self.bad_address = 0
+        self.bad_time = 0
+        self._filters = tuple(filters)
+        self._stamps = stamps
+        self._bare = tuple(found for found in filters if found.bare)
+        self._by_program: dict[bytes, tuple[Filter, ...]] = {}
+
+    def read(self, line: bytes, now: float) -> Reading | None:
+        """What `line` (without its newline) says, or None. `now`: for the year, and for stamps in the future."""
+        line = line.rstrip()  # a CR; blanks that some syslog daemons append
+        time, start = self._stamps.read(line, now)
+        header = (_HEADER_5424 if line[:6].find(b">1 ") > 0 else _HEADER).match(line, start)
+        host, filters = b"", self._bare
+        if header is not None:
+            groups = header.groupdict()
+            program = groups["program"] or groups["alone"]
+            takers = self._by_program.get(program)
+            if takers is None:
+                takers = self._takers(program)
+            if takers or groups.get("pid") or groups.get("alone"):
+                host, filters, start = groups["host"] or b"", takers, header.end()
+        if not filters:
+            return None
+        tags = _TAGS.match(line, start)
+        count, body = 1, line
+        if tags is not None and tags.end() > start:
+            start = tags.end()
+            if tags["repeated"]:
+                count = min(int(tags["times"]), REPEATED)
+                body = line.removesuffix(b"]").rstrip()
+        body = body[start:]
+        for found in filters:
+            for pattern in found.patterns:
+                match = pattern.regex.match(body) if pattern.needle in body else None
+                if match is not None:
+                    return self._reading(time, host, found, pattern, match, count)
+        return None
+
+    def _reading(
+        self, time: float | None, host: bytes, found: Filter, pattern: Pattern, match: re.Match[bytes], count: int
+    ) -> Reading | None:
+        groups = match.groupdict()
+        queue_id = groups.get("id")
+        if queue_id == NO_QUEUE:
+            queue_id = None
+        text = groups.get("ip")
+        address = None if text is None else canonical(text)
+        if text is not None and address is None:
+            self.bad_address += 1
+            return None
+        if address is None and queue_id is None and pattern.kind != IGNORE:
+            return None
+        if time is None:
+            self.bad_time += 1
+        user = groups.get("user")
+        return Reading(
+            time,
+            host.decode("utf-8", "replace"),
+            found,
+            pattern,
+            address,
+            None if queue_id is None else queue_id.decode("ascii"),
+            user.decode("utf-8", "replace") if user else None,
+            count,
+        )
+
+    def _takers(self, program: bytes) -> tuple[Filter, ...]:
+        if len(self._by_program) >= PROGRAMS:
+            self._by_program.clear()
+        name = program.decode("utf-8", "replace")
+        found = tuple(each for each in self._filters if each.takes(name))
+        self._by_program[program] = found
+        return found
+
+
+def check(found: Filter) -> None:
+    """Raises FilterError where a sample comes out otherwise, a pattern has none, is hidden, or none says `none`."""
+    for index, later in enumerate(found.patterns):
+        for earlier in found.patterns[:index]:
+            if later.examples and all(earlier.regex.match(example) for example in later.examples):
+                raise FilterError(
+                    f"the pattern of line {earlier.line} takes every line that this one could: put this one above it, or delete it",
+                    found.file,
+                    later.line,
+                    1,
+                )
+    shown: set[int] = set()
+    reader = Reader((found,), Stamps(timezone.utc))
+    for sample in found.samples:
+        reading = reader.read(sample.line, SAMPLES_NOW)
+        if reading is None:
+            if sample.kind is not None:
+                raise FilterError(
+                    f"this sample should be {_expected(sample)}, but no pattern takes it", found.file, sample.number, 1
+                )
+            continue
+        if reading.time is None:
+            raise FilterError(
+                "this sample has no time that can be read: begin it with a stamp such as `Mar  4 10:00:00`",
+                found.file,
+                sample.number,
+                1,
+            )
+        got = Sample(
+            sample.line,
+            reading.pattern.kind,
+            reading.address,
+            reading.queue_id,
+            reading.user,
+            reading.count,
+            sample.number,
+        )
+        if _said(got, sample) != _expected(sample):
+            raise FilterError(
+                f"this sample should be {_expected(sample)}, but the pattern of line {reading.pattern.line} says {_said(got, sample)}",
+                found.file,
+                sample.number,
+                1,
+            )
+        shown.add(reading.pattern.line)
+    for pattern in found.patterns:
+        if pattern.line not in shown:
+            raise FilterError(
+                f"no sample shows this pattern: add `sample {pattern.kind} ADDRESS` and, indented below it, a line it takes",
+                found.file,
+                pattern.line,
+                1,
+            )
+    if not any(sample.kind is None for sample in found.samples):
+        raise FilterError(
+            "no `sample none`: add one and, indented below it, a line of this program that is no event",
+            found.file,
+            found.patterns[-1].line,
+            1,
+        )
+
+
+def _expected(sample: Sample) -> str:
+    return _said(sample, sample)
+
+
+def _said(got: Sample, asked: Sample) -> str:
+    """`got` in the words of a sample's head; the id, user and count only where the head asks for them."""
+    if got.kind is None:
+        return "none"
+    words = [got.kind]
+    if got.address is not None:
+        words.append(got.address)
+    if asked.queue_id is not None or (got.address is None and got.kind != IGNORE):
+        words.append(f"id {got.queue_id}")
+    if asked.user is not None:
+        words.append(f"user {got.user}")
+    if asked.count != 1 or got.count != 1:
+        words.append(f"times {got.count}")
+    return " ".join(words)

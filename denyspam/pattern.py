@@ -1,0 +1,568 @@
+"""pattern: literal text with typed {holes} -> one anchored regex over bytes. Pure.
+
+    {id}: reject: RCPT from {name}[{ip}]{?:{port}}: {code} {dsn} {<rcpt>}: Relay access denied; {*}
+
+Text outside holes is literal. Three kinds of hole:
+- typed ones (`HOLES`), which the server prints: a bounded run of an exact character set that never contains the
+  literal character that follows it, so there is one way only to read a line;
+- `{<rcpt>}`, an SMTP path with its angle brackets: it cannot end inside quotes or before an escaped character;
+- the client's own text: `{*}` (anything), `{user}` (anything, kept as the login name) and `{helo}`.
+`{?…}` may be absent; `{(a|b)}` is one of several; a backslash makes `{ } \\` (and inside `{(…)}` also `| ( )`) literal.
+
+What a stranger could forge is refused when the pattern is compiled, with the reason and what to write instead:
+- a pattern that attributes to nobody: it needs one {ip}, or one {id} whose client another line names;
+- the client's text on both sides of the address. It must be reachable from the line's start, or from its end, over
+  literals and typed holes alone;
+- a literal after the client's text, unless it is the way from the line's end to the address: the client could write
+  it, and so choose the kind;
+- {helo}, the one client's text allowed before an address that is read from the start, must be followed by one literal
+  and {ip}; where that literal with an address occurs again in the line, the line says two things and is not taken.
+
+Limits: it cannot know which fields a server takes from the client unchanged. Never name such a field {word} or {name}.
+Cost: linear in the line; no repetition inside a repetition except in {<rcpt>}, whose branches start differently.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+try:
+    from re import _constants as sre  # type: ignore[attr-defined]
+    from re import _parser as sre_parser  # type: ignore[attr-defined]
+except ImportError:  # Python 3.10
+    import sre_constants as sre
+    import sre_parse as sre_parser
+
+CLIENTS_TEXT = ("*", "user", "helo")
+IGNORE = "ignore"  # the kind of a pattern that takes a line away from those below: no finding
+
+DIGITS = frozenset(string.digits.encode())
+ALNUM = frozenset((string.ascii_letters + string.digits).encode())
+IP = frozenset(b"0123456789abcdefABCDEF:.")
+HELO = b"(?P<helo>.{0,8192}?)"  # 8192: exim's LOG_BUFFER_SIZE
+VISIBLE = frozenset(range(33, 256)) - {127}
+
+
+@dataclass(frozen=True, slots=True)
+class HoleType:
+    """What a typed hole takes: `low` to `high` bytes of `characters`; or the fixed `form`, where a run is not exact."""
+
+    meaning: str
+    characters: frozenset[int]
+    low: int
+    high: int
+    examples: tuple[bytes, bytes, bytes]  # to see whether an earlier pattern hides a later one
+    form: bytes | None = None
+
+
+HOLES = {
+    "ip": HoleType(
+        "the client's address, IPv4 or IPv6",
+        IP,
+        2,
+        45,
+        (b"192.0.2.200", b"2001:db8::c8", b"203.0.113.201"),
+        # the prefix is sendmail's and RFC 5321's; %zone follows link-local addresses
+        rb"(?:[Ii][Pp]v6:)?(?P<ip>\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,44})"
+        rb"(?:%[0-9A-Za-z_-]{1,15})?",
+    ),
+    "id": HoleType(
+        "a queue id; NOQUEUE is taken and means none",
+        ALNUM | {45},
+        5,
+        32,
+        (b"4XyZq81Kw0z9P1", b"0A1B2C3D4E", b"NOQUEUE"),
+    ),
+    "name": HoleType(
+        "a host name, or `unknown`",
+        ALNUM | frozenset(b"._-:@/+*"),
+        1,
+        255,
+        (b"unknown", b"q7.zx.example", b"host-9.vv.example"),
+    ),
+    "code": HoleType("an SMTP reply code", DIGITS, 3, 3, (b"599", b"487", b"211")),
+    "dsn": HoleType(
+        "an enhanced status code, 5.7.1",
+        DIGITS | {46},
+        5,
+        9,
+        (b"5.99.98", b"4.97.96", b"2.95.94"),
+        rb"[245]\.\d{1,3}\.\d{1,3}",
+    ),
+    "port": HoleType("a port", DIGITS, 1, 5, (b"61234", b"7", b"40001")),
+    "number": HoleType("digits", DIGITS, 1, 20, (b"918273", b"5", b"60606")),
+    "verb": HoleType(
+        "an SMTP verb or state, such as RCPT or END-OF-MESSAGE", ALNUM | {45}, 1, 32, (b"XQZV", b"W-J", b"K9")
+    ),
+    "word": HoleType("printed characters without a blank, by the server", VISIBLE, 1, 255, (b"xqzv", b"w=j.9", b"K8")),
+    "<rcpt>": HoleType(
+        "an address in angle brackets, with quoted strings and escapes",
+        frozenset(b"<"),
+        2,
+        2048,
+        (b"<qx@zv.example>", b'<"w j"@k.example>', b"<>"),
+        rb'<[^<>"\\]{0,1024}(?:(?:\\.|"[^"\\]{0,1024}(?:\\.[^"\\]{0,1024}){0,256}")[^<>"\\]{0,1024}){0,256}>',
+    ),
+    "helo": HoleType(
+        "the name a client gave itself, before its {ip}", VISIBLE, 0, 8192, (b"qx.zv", b"[192.0.2.9]", b"w-j")
+    ),
+    "user": HoleType("a login name, by the client", VISIBLE, 0, 255, (b"qxzv", b"w.j", b"k@v.example")),
+    "*": HoleType("any text, by the client or not", VISIBLE, 0, 0, (b"qxzv wj", b"", b"9kk vv")),
+}
+
+
+class PatternError(ValueError):
+    """What is wrong and what to write instead; `column` counts from 0 in the pattern's text."""
+
+    def __init__(self, message: str, column: int = 0) -> None:
+        super().__init__(message)
+        self.message, self.column = message, column
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    text: bytes
+    column: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    name: str
+    column: int = 0
+    form: bytes | None = None  # of a `regex`: its own way to write this hole
+
+
+@dataclass(frozen=True, slots=True)
+class Maybe:
+    parts: tuple[Part, ...]
+    column: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    branches: tuple[tuple[Part, ...], ...]
+    column: int = 0
+
+
+Part = Literal | Hole | Maybe | Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A compiled pattern. `match(body)` gives the groups `ip`, `id`, `user` that it has."""
+
+    kind: str
+    regex: re.Pattern[bytes]
+    literals: tuple[bytes, ...]  # all of them stand in every line it takes; never empty
+    holes: frozenset[str]
+    source: str  # as written
+    line: int  # in its file
+    examples: tuple[bytes, ...]  # made-up bodies it takes; empty for a `regex`
+
+    @property
+    def needle(self) -> bytes:
+        """The longest literal: the cheapest test before the regex."""
+        return max(self.literals, key=len)
+
+
+# -- what a pattern must be ------------------------------------------------------------------------------------------
+
+
+def _leaves(parts: Sequence[Part], inside: str = "") -> Iterator[tuple[Literal | Hole, str]]:
+    """Literals and holes from left to right; with each the bracket it stands in: "", "{?…}" or "{(…)}"."""
+    for part in parts:
+        if isinstance(part, Maybe):
+            yield from _leaves(part.parts, inside or "{?…}")
+        elif isinstance(part, Choice):
+            for branch in part.branches:
+                yield from _leaves(branch, "{(…)}")
+        else:
+            yield part, inside
+
+
+def _judge(kind: str, parts: Sequence[Part]) -> None:
+    """Raises PatternError where the parts attribute to nobody or to whom a stranger likes. The rules: see the top."""
+    leaves = list(_leaves(parts))
+    places: dict[str, list[int]] = {}
+    for index, (leaf, inside) in enumerate(leaves):
+        if isinstance(leaf, Hole):
+            places.setdefault(leaf.name, []).append(index)
+            if inside == "{(…)}" and leaf.name in ("ip", "id", "user", "helo", "*"):
+                raise PatternError(
+                    f"{{{leaf.name}}} cannot stand in {{(…)}}: write one pattern for each case", leaf.column
+                )
+            if inside and leaf.name in ("ip", "*"):
+                raise PatternError(
+                    f"{{{leaf.name}}} cannot stand in {{?…}}: write one pattern with it and one without", leaf.column
+                )
+    for name in ("ip", "id", "user", "helo"):
+        if len(places.get(name, ())) > 1:
+            second = leaves[places[name][1]][0].column
+            raise PatternError(f"a second {{{name}}}: keep the client's and write {{word}} for the other", second)
+    address, queue = places.get("ip", [None])[0], places.get("id", [None])[0]
+    if kind != IGNORE and address is None and (queue is None or leaves[queue][1]):
+        raise PatternError(
+            "nobody to count this for: write {ip} where the client's address stands, or {id} for the queue id that leads to it"
+        )
+    if kind == "client" and (address is None or queue is None):
+        raise PatternError("a client line says whose a queue id is: it needs both {id} and {ip}")
+
+    free = [index for name in ("*", "user") for index in places.get(name, ())]
+    first = min(free, default=len(leaves))
+    decided = [leaf for leaf, inside in leaves[:first] if isinstance(leaf, Literal) and not inside]
+    if not any(re.search(rb"[A-Za-z<=>]", literal.text) for literal in decided):
+        where = leaves[first][0].column if first < len(leaves) else 0
+        raise PatternError(
+            "no fixed word before the free text: a client could make any line look so; begin with the words the server prints",
+            where,
+        )
+    for name, place in (("id", queue), ("helo", places.get("helo", [None])[0])):
+        if place is not None and place > first:
+            raise PatternError(
+                f"{{{name}}} after free text: the client could write it; put it before, or write {{word}}",
+                leaves[place][0].column,
+            )
+    anchored = len(leaves)  # from here on, leaves lead from the line's end to the address
+    if address is not None and address > first:
+        before = max(index for index in free if index < address)
+        if any(index > address for index in free):
+            raise PatternError(
+                "free text on both sides of {ip}: the client could write another address; spell out one side with literals"
+                " and typed holes, or count by {id}",
+                leaves[address][0].column,
+            )
+        if not (isinstance(leaves[before + 1][0], Literal) and not leaves[before + 1][1]):
+            raise PatternError(
+                "between free text and {ip} stands no literal: write the text that the server prints before the address",
+                leaves[address][0].column,
+            )
+        anchored = before + 1
+    for index in range(first + 1, anchored):
+        leaf = leaves[index][0]
+        if isinstance(leaf, Literal):
+            text = leaf.text.decode(errors="replace")
+            raise PatternError(
+                f"`{text}` stands after free text, where the client could write it: end the pattern with {{*}} before it",
+                leaf.column,
+            )
+    if "helo" in places:
+        rest = leaves[places["helo"][0] + 1 :]
+        literals = [
+            leaf
+            for leaf, _ in rest[
+                : next((i for i, (leaf, _) in enumerate(rest) if not isinstance(leaf, Literal)), len(rest))
+            ]
+        ]
+        after = rest[len(literals)][0] if len(literals) < len(rest) else None
+        if not literals or not isinstance(after, Hole) or after.name != "ip":
+            raise PatternError(
+                "{helo} must be followed by a literal and {ip}, as in ({helo}) [{ip}]: elsewhere write {*}",
+                leaves[places["helo"][0]][0].column,
+            )
+
+
+# -- parts to regex --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Next:
+    """What may follow a hole: literal beginnings (up to two bytes), holes' first characters, free text or the end."""
+
+    literals: frozenset[bytes] = frozenset()
+    holes: frozenset[int] = frozenset()
+    free: bool = False
+
+    def __or__(self, other: _Next) -> _Next:
+        return _Next(self.literals | other.literals, self.holes | other.holes, self.free or other.free)
+
+
+def _first(parts: Sequence[Part], after: _Next) -> _Next:
+    for index, part in enumerate(parts):
+        if isinstance(part, Literal):
+            return _Next(frozenset({part.text[:2]}))
+        if isinstance(part, Hole):
+            return _Next(free=True) if part.name in CLIENTS_TEXT else _Next(holes=HOLES[part.name].characters)
+        rest = _first(parts[index + 1 :], after)
+        if isinstance(part, Maybe):
+            return _first(part.parts, rest) | rest
+        found = _Next()
+        for branch in part.branches:
+            found |= _first(branch, rest)
+        return found
+    return after
+
+
+def _set(characters: frozenset[int]) -> bytes:
+    """A character class, as ranges."""
+    ranges: list[list[int]] = []
+    for code in sorted(characters):
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return b"[" + b"".join(b"\\x%02x-\\x%02x" % (low, high) for low, high in ranges) + b"]"
+
+
+def _hole(hole: Hole, after: _Next) -> bytes:
+    name, kind = hole.name, HOLES[hole.name]
+    if name == "*":
+        return b".*"
+    if name == "helo":
+        return HELO
+    if name == "user":  # before an anchor from the end all of it is the user's text, else it ends where a word does
+        return b"(?P<user>.*)" if after.literals else rb"(?P<user>[^\s,;()<>\[\]]{0,255})"
+    if name == "ip":
+        for text in after.literals:
+            if text[0] in IP and (text[0] not in b":." or len(text) < 2 or text[1] in IP):
+                raise PatternError(
+                    "{ip} runs into the text after it: put the character that ends the address there, as in [{ip}]:{port}",
+                    hole.column,
+                )
+        if after.holes or after.free:
+            raise PatternError(
+                "{ip} needs a literal after it, or the end of the line: write the character that ends the address",
+                hole.column,
+            )
+    elif kind.form is None and after.holes & kind.characters:
+        raise PatternError(
+            f"{{{name}}} runs into the hole after it: write the literal that stands between them", hole.column
+        )
+    if kind.form is not None:
+        return kind.form
+    taken = kind.characters - {text[0] for text in after.literals}
+    run = _set(taken) + (b"{%d}" % kind.low if kind.low == kind.high else b"{%d,%d}" % (kind.low, kind.high))
+    return b"(?P<id>" + run + b")" if name == "id" else run
+
+
+def _regex(parts: Sequence[Part], after: _Next) -> bytes:
+    found = b""
+    for index, part in enumerate(parts):
+        rest = _first(parts[index + 1 :], after)
+        if isinstance(part, Literal):
+            found += re.escape(part.text)
+        elif isinstance(part, Hole):
+            found += _hole(part, rest)
+        elif isinstance(part, Maybe):
+            found += b"(?:" + _regex(part.parts, rest) + b")?"
+        else:
+            found += b"(?:" + b"|".join(_regex(branch, rest) for branch in part.branches) + b")"
+    return found
+
+
+def _merge(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Neighbouring literals (an abbreviation's edge) as one, at every depth."""
+    found: list[Part] = []
+    for part in parts:
+        last = found[-1] if found else None
+        if isinstance(part, Literal) and isinstance(last, Literal):
+            found[-1] = Literal(last.text + part.text, last.column)
+        elif isinstance(part, Maybe):
+            found.append(Maybe(_merge(part.parts), part.column))
+        elif isinstance(part, Choice):
+            found.append(Choice(tuple(_merge(branch) for branch in part.branches), part.column))
+        else:
+            found.append(part)
+    return tuple(found)
+
+
+def _settle_helo(regex: bytes, parts: Sequence[Part]) -> bytes:
+    """The client's name ends at the first place where its literal and an address follow; and they must not follow again.
+
+    A lookahead is atomic, so the first place is final: (?=(…)) and its repetition are what 3.11 writes as (?>…).
+    """
+    leaves = [leaf for leaf, _ in _leaves(parts)]
+    place = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, Hole) and leaf.name == "helo"), None)
+    if place is None:
+        return regex
+    text = b""
+    for leaf in leaves[place + 1 :]:
+        if not isinstance(leaf, Literal):
+            break
+        text += leaf.text
+    form = HOLES["ip"].form or b""
+    ending = re.escape(text) + form.replace(b"?P<ip>", b"?:")
+    regex = regex.replace(HELO, b"(?=" + HELO + ending + b")(?P=helo)")
+    return regex.replace(form, form + b"(?(helo)(?!.*" + ending + b")|)")
+
+
+def _example(parts: Sequence[Part], turn: int) -> bytes:
+    found = b""
+    for part in parts:
+        if isinstance(part, Literal):
+            found += part.text
+        elif isinstance(part, Hole):
+            found += HOLES[part.name].examples[turn % 3]
+        elif isinstance(part, Maybe):
+            found += _example(part.parts, turn) if turn % 2 else b""
+        else:
+            found += _example(part.branches[turn % len(part.branches)], turn)
+    return found
+
+
+def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int = 1) -> Pattern:
+    """The pattern for a line's body (what follows `program[pid]: `). Raises PatternError."""
+    parts = _merge(parts)
+    _judge(kind, parts)
+    regex = _settle_helo(_regex(parts, _Next()), parts)
+    last = parts[-1]
+    if isinstance(last, Hole) and last.name == "*":
+        regex = regex.removesuffix(b".*")
+    elif not (isinstance(last, Hole) and last.name == "user"):
+        regex += rb"\Z"
+    literals = tuple(part.text for part in parts if isinstance(part, Literal))
+    holes = frozenset(leaf.name for leaf, _ in _leaves(parts) if isinstance(leaf, Hole))
+    longest = max((len(part.branches) for part in parts if isinstance(part, Choice)), default=1)
+    examples = tuple(_example(parts, turn) for turn in range(6 if longest < 3 else 6 * longest))
+    return Pattern(kind, re.compile(regex, re.DOTALL), literals, holes, source, line, examples)
+
+
+# -- the escape hatch ------------------------------------------------------------------------------------------------
+
+_REFUSED = {
+    "ASSERT": "looks ahead or behind",
+    "ASSERT_NOT": "looks ahead or behind",
+    "GROUPREF": "repeats a group's text",
+    "GROUPREF_EXISTS": "asks for a group",
+    "ATOMIC_GROUP": "has an atomic group",
+}
+
+
+def _codes(node: Any, argument: Any) -> frozenset[int] | None:
+    """The characters a one-character node takes; None where it is a negated or open set: free text."""
+    name = str(node)
+    if name == "LITERAL":
+        return frozenset({argument})
+    if name != "IN":
+        return None
+    found: set[int] = set()
+    for member, value in argument:
+        if str(member) == "LITERAL":
+            found.add(value)
+        elif str(member) == "RANGE":
+            found.update(range(value[0], value[1] + 1))
+        elif str(value) == "CATEGORY_DIGIT":
+            found |= DIGITS
+        elif str(value) == "CATEGORY_WORD":
+            found |= ALNUM | {95}
+        elif str(value) == "CATEGORY_SPACE":
+            found |= set(b" \t\r\v\f")
+        else:
+            return None
+    return frozenset(found)
+
+
+def _ends(nodes: Sequence[Any], index: int) -> frozenset[int]:
+    """The characters that may follow node `index` as literals."""
+    if index + 1 >= len(nodes):
+        return frozenset()
+    node, argument = nodes[index + 1]
+    codes = _codes(node, argument)
+    if codes is not None:
+        return codes
+    if str(node) == "SUBPATTERN":
+        return _ends([None, *argument[-1]], 0)
+    return frozenset()
+
+
+def _walk(nodes: Sequence[Any], repeated: bool, follow: frozenset[int] = frozenset()) -> Iterator[Part]:
+    """The regex's nodes as parts for `_judge`: literals, named holes, typed runs ({word}) and free text ({*})."""
+    for index, (node, argument) in enumerate(nodes):
+        name = str(node)
+        ends = _ends(nodes, index) or follow
+        if name in _REFUSED:
+            raise PatternError(f"this regex {_REFUSED[name]}: write it with literals, sets and bounded repetitions")
+        if name == "LITERAL":
+            yield Literal(bytes([argument]))
+        elif name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
+            low, high, inner = argument
+            if repeated and high > 1:
+                raise PatternError(
+                    "a repetition inside a repetition: a hostile line would take for ever; write the inner part once"
+                )
+            inner = list(inner)
+            if high == 1 and low == 0:
+                yield Maybe(tuple(_walk(inner, repeated, ends)) or (Literal(b""),))
+                continue
+            codes = _codes(*inner[0]) if len(inner) == 1 else None
+            wild = (
+                codes is None
+                if len(inner) == 1
+                else any(isinstance(p, Hole) and p.name == "*" for p in _walk(inner, True, ends))
+            )
+            overlap = codes is not None and codes & ends
+            list(_walk(inner, True, ends))  # for its refusals
+            yield Hole("*" if wild or overlap or high is sre.MAXREPEAT else "word")
+        elif name == "SUBPATTERN":
+            group, *_, inner = argument
+            yield from (
+                _walk(list(inner), repeated, ends)
+                if group is None
+                else [_Group(group, tuple(_walk(list(inner), repeated, ends)))]
+            )  # type: ignore[list-item]
+        elif name == "BRANCH":
+            yield Choice(tuple(tuple(_walk(list(branch), repeated, ends)) for branch in argument[1]))
+        elif name == "AT":
+            yield Literal(b"")
+        else:
+            yield Hole("*" if _codes(node, argument) is None and name != "NOT_LITERAL" and name != "ANY" else "word")
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    number: int
+    parts: tuple[Part, ...]
+
+
+def compile_regex(kind: str, text: str, source: str = "", line: int = 1) -> Pattern:
+    """The escape hatch: a regular expression with the groups (?P<ip>…), (?P<id>…), (?P<user>…), under the same rules.
+
+    Anchored at the body's start; at its end only with `$`. Repetitions that are unbounded, negated or that could run over
+    the character after them count as free text.
+    """
+    try:
+        compiled = re.compile(text.encode(), re.DOTALL)
+        tree = sre_parser.parse(text.encode(), re.DOTALL)
+    except (re.error, OverflowError) as error:
+        raise PatternError(f"not a regular expression: {error}") from None
+    if re.search(r"\(\?[aiLmsux-]+[:)]", text):
+        raise PatternError("this regex sets flags: write it for bytes, with `.` for any")
+    unknown = set(compiled.groupindex) - {"ip", "id", "user"}
+    if unknown or compiled.groups > len(compiled.groupindex):
+        raise PatternError("its groups may be (?P<ip>…), (?P<id>…) and (?P<user>…); write (?:…) for others")
+    names = {number: name for name, number in compiled.groupindex.items()}
+    nodes = list(tree)
+    for index, (node, argument) in enumerate(nodes):
+        if str(node) == "AT" and not (
+            (index == 0 and str(argument).startswith("AT_BEGINNING"))
+            or (index == len(nodes) - 1 and str(argument).startswith("AT_END"))
+        ):
+            raise PatternError("an anchor in the middle: `^` may begin and `$` may end it")
+
+    def named(found: Iterator[Any]) -> Iterator[Part]:
+        for part in found:
+            if isinstance(part, _Group):
+                name = names[part.number]
+                inside = [leaf for leaf, _ in _leaves(part.parts)]
+                if name in ("ip", "id") and any(isinstance(leaf, Hole) and leaf.name == "*" for leaf in inside):
+                    raise PatternError(
+                        f"(?P<{name}>…) takes any text: bound it, as in (?P<{name}>[0-9A-Fa-f:.]{{2,45}})"
+                    )
+                yield Hole(name)
+            elif isinstance(part, Maybe):
+                yield Maybe(tuple(named(iter(part.parts))), part.column)
+            elif isinstance(part, Choice):
+                yield Choice(tuple(tuple(named(iter(branch))) for branch in part.branches), part.column)
+            elif not (isinstance(part, Literal) and not part.text):
+                yield part
+
+    parts = list(_merge(list(named(_walk(nodes, False)))))
+    if not (nodes and str(nodes[-1][0]) == "AT" and str(nodes[-1][1]).startswith("AT_END")):
+        parts.append(Hole("*"))
+    _judge(kind, parts)
+    literals = tuple(part.text for part in parts if isinstance(part, Literal))
+    holes = frozenset(leaf.name for leaf, _ in _leaves(parts) if isinstance(leaf, Hole))
+    return Pattern(kind, compiled, literals, holes, source, line, ())

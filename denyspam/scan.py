@@ -1,0 +1,99 @@
+"""scan: many filters over the bytes of one log -> findings. Pure; the hot path.
+
+Most lines are dull. A block is searched for a few needles (`bytes.find`, at memory speed); only lines that hold one
+are read by a `Reader`, which alone decides. So the needles can only cost time, never change an answer: every pattern
+has a literal that contains one of them.
+
+This engine is the reference for any faster one behind the same class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from denyspam.events import Finding
+from denyspam.filter import Filter, Reader
+from denyspam.pattern import IGNORE
+from denyspam.stamp import Stamps
+
+SHORTEST = 5  # bytes; a shorter needle finds every line
+
+
+def needles(literals: Iterable[Sequence[bytes]]) -> tuple[bytes, ...]:
+    """Few byte strings of which at least one stands in every line that holds all of some pattern's `literals`.
+
+    Greedy cover: of all words of all literals the one that serves most patterns, the longer where equal, and again.
+    """
+    waiting = []
+    for texts in literals:
+        words = {word for text in texts for word in (text, *text.split(), *text.split(b" ")) if len(word) >= SHORTEST}
+        waiting.append((max(texts, key=len), words or {max(texts, key=len)}, texts))
+    found: list[bytes] = []
+    while waiting:
+        candidates = {word for _, words, _ in waiting for word in words}
+        served = {word: sum(any(word in text for text in texts) for _, _, texts in waiting) for word in candidates}
+        best = max(candidates, key=lambda word: (served[word], len(word), word))
+        found.append(best)
+        waiting = [each for each in waiting if not any(best in text for text in each[2])]
+    return tuple(found)
+
+
+class Scanner:
+    """The filters of one log `file`. `bad_address` and `bad_time` count what could be no hit."""
+
+    def __init__(self, filters: Sequence[Filter], file: str, stamps: Stamps) -> None:
+        self._file = file
+        self._reader = Reader(filters, stamps)
+        self._needles = needles(pattern.literals for found in filters for pattern in found.patterns)
+
+    @property
+    def bad_address(self) -> int:
+        return self._reader.bad_address
+
+    @property
+    def bad_time(self) -> int:
+        return self._reader.bad_time
+
+    def feed(self, block: bytes, offset: int, number: int, now: float) -> list[Finding]:
+        """The findings of `block`, in order. It is whole lines; `offset` and `number` (0: unknown) are its first line's."""
+        found: list[Finding] = []
+        counted = 0
+        for start in sorted(self._candidates(block)):
+            end = block.find(b"\n", start)
+            line = block[start:] if end < 0 else block[start:end]
+            reading = self._reader.read(line, now)
+            if reading is None or reading.pattern.kind == IGNORE:
+                continue
+            if number:
+                number += block.count(b"\n", counted, start)
+                counted = start
+            found.append(
+                Finding(
+                    reading.time,
+                    reading.pattern.kind,
+                    reading.address,
+                    reading.filter.name,
+                    reading.host,
+                    reading.queue_id,
+                    reading.user,
+                    self._file,
+                    offset + start,
+                    number,
+                    line,
+                    reading.count,
+                )
+            )
+        return found
+
+    def _candidates(self, block: bytes) -> set[int]:
+        """Where the lines begin that hold a needle."""
+        starts: set[int] = set()
+        for needle in self._needles:
+            at = block.find(needle)
+            while at >= 0:
+                starts.add(block.rfind(b"\n", 0, at) + 1)
+                end = block.find(b"\n", at)
+                if end < 0:
+                    break
+                at = block.find(needle, end)
+        return starts

@@ -1,0 +1,115 @@
+"""stamp: the time at the start of a log line. Pure; `now` is an argument.
+
+Reads, after an optional `<PRI>` and the RFC 5424 version `1 `:
+    Mar  4 10:00:00            classic syslog (RFC 3164), also with a fraction or with a year after the day
+    2026-03-04T10:00:00.5+01:00  RFC 3339; exim's 2026-03-04 10:00:00[.123][ +0100]; without a zone: the log's
+    1772614800.5               epoch seconds
+    @4000000069a7...           TAI64N, as daemontools write it (label minus 2**62 minus 10 s)
+
+A stamp without a year means the latest such date that is at most 24 h ahead of `now` (so Feb 29 goes back to the last
+leap year). Impossible dates and times more than 10 minutes ahead of `now` are None: they are nobody's hit.
+The hour that a DST change repeats is read as its first pass, live and in replay alike.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone, tzinfo
+
+AHEAD = 600.0  # seconds a stamp may be ahead of now: clocks of a mail host differ by seconds, not by minutes
+DAY = 86400.0
+CERTAIN = 300 * DAY  # a cached stamp without a year that is younger than this cannot mean another year
+CACHE = 4096  # stamp texts (one a second): about an hour of a busy log, 1 MB
+OLDEST = 8  # years back until every day of the calendar has occurred (1896-1904 apart)
+
+MONTHS = {name: index + 1 for index, name in enumerate(b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())}
+
+_STAMP = re.compile(
+    rb"(?:<\d{1,3}>)?(?:1 )?(?:"
+    rb"(?P<syslog>[A-Z][a-z]{2} {1,2}\d{1,2}(?: \d{4})? \d\d:\d\d:\d\d)(?P<f1>\.\d{1,9})?:?"
+    rb"|(?P<iso>\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?P<f2>[.,]\d{1,9})?(?P<zone>Z| ?[+-]\d\d:?\d\d)?"
+    rb"|(?P<epoch>\d{9,11})(?P<f3>\.\d{1,9})?"
+    rb"|@(?P<tai>[0-9a-f]{24})"
+    rb")(?: |$)"
+)
+
+
+class Stamps:
+    """The stamps of one log: `zone` for stamps that name none, `year` (or None) for those without one.
+
+    `arrival=True` is the setting `stamp = none`: a stamp is skipped where there is one, and the time is `now`.
+    """
+
+    def __init__(self, zone: tzinfo, year: int | None = None, *, arrival: bool = False) -> None:
+        self._zone = zone
+        self._year = year
+        self._arrival = arrival
+        self._cache: dict[bytes, float | None] = {}
+
+    def read(self, line: bytes, now: float) -> tuple[float | None, int]:
+        """(epoch seconds or None, offset of the first byte after the stamp and its blank; 0: there is no stamp)."""
+        found = _STAMP.match(line)
+        if found is None:
+            return (now if self._arrival else None), 0
+        end = found.end()
+        if self._arrival:
+            return now, end
+        syslog, fraction, iso, iso_fraction, zone, epoch, epoch_fraction, tai = found.groups()
+        time: float | None
+        if syslog is not None:
+            time = self._cache.get(syslog)
+            if time is None or not now - CERTAIN < time <= now + AHEAD:
+                time = self._keep(syslog, self._syslog(syslog, now))
+        elif iso is not None:
+            key = iso if zone is None else iso + zone
+            time = self._cache.get(key)
+            if time is None:
+                time = self._keep(key, self._iso(iso, zone))
+            fraction = iso_fraction
+        elif epoch is not None:
+            time, fraction = float(epoch), epoch_fraction
+        else:
+            time = int(tai[:16], 16) - 2**62 - 10 + int(tai[16:], 16) / 1e9
+        if time is None or time > now + AHEAD:
+            return None, end
+        if fraction is not None:
+            time += float(b"0." + fraction[1:])
+        return time, end
+
+    def _keep(self, key: bytes, time: float | None) -> float | None:
+        if len(self._cache) >= CACHE:
+            self._cache.clear()
+        self._cache[key] = time
+        return time
+
+    def _syslog(self, text: bytes, now: float) -> float | None:
+        month, day, *year, clock = text.split()
+        if year or self._year is not None:
+            return self._epoch(int(year[0]) if year else self._year or 0, MONTHS.get(month, 0), int(day), clock)
+        newest = datetime.fromtimestamp(now + DAY, self._zone).year
+        for candidate in range(newest, newest - OLDEST - 1, -1):
+            time = self._epoch(candidate, MONTHS.get(month, 0), int(day), clock)
+            if time is not None and time <= now + DAY:
+                return time
+        return None
+
+    def _iso(self, text: bytes, zone: bytes | None) -> float | None:
+        named: tzinfo | None = None
+        if zone is not None and zone != b"Z":
+            digits = zone.strip().replace(b":", b"")
+            minutes = int(digits[1:3]) * 60 + int(digits[3:5])
+            if minutes >= 24 * 60:
+                return None
+            named = timezone(timedelta(minutes=-minutes if digits[:1] == b"-" else minutes))
+        elif zone is not None:
+            named = timezone.utc
+        return self._epoch(int(text[:4]), int(text[5:7]), int(text[8:10]), text[11:], named)
+
+    def _epoch(self, year: int, month: int, day: int, clock: bytes, zone: tzinfo | None = None) -> float | None:
+        hour, minute, second = map(int, clock.split(b":"))
+        leap = second == 60  # a leap second: 23:59:60 is the second after 23:59:59
+        try:
+            moment = datetime(year, month, day, hour, minute, second - leap, tzinfo=zone or self._zone)
+            return moment.timestamp() + leap
+        except (ValueError, OverflowError):  # Feb 30, 9999-99-99; zones overflow in the years 1 and 9999
+            return None
