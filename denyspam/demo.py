@@ -164,7 +164,7 @@ class Demonstration:
         for path in self.logs.values():
             with open(path, "w", encoding="ascii"):
                 pass
-        output = self.stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
+        output = self.stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115
         daemon = subprocess.Popen(  # noqa: S603
             [self.program, "run", "-c", self.configuration], stdout=output, stderr=output, stdin=subprocess.DEVNULL
         )

@@ -205,7 +205,8 @@ def _logs(host: Host, servers: Sequence[str], known: Collection[str], notes: lis
             take(path, "exim", "found there")
     if by_syslog or not servers:
         path, reason = _syslog_log(host)
-        if path:
+        # Without a server, syslog's configuration is that of any host: a log must have been written to be one.
+        if path and (servers or list(_existing(host, [path], host.now - FRESH))):
             reasons.setdefault(path, reason)
             taken.setdefault(path, []).extend(by_syslog)
 
@@ -451,7 +452,7 @@ CONFIGURATION = """\
 
 [daemon]
 {paths}mode = {mode}
-{reasons}allow = {allow}
+allow = 127.0.0.0/8, ::1{allow}
 
 {logs}
 [policy]
@@ -468,8 +469,7 @@ def configuration(found: Found, mode: str, folder: str | None = None) -> str:
     """
     if not found.logs:
         raise ValueError("no log was found")
-    reasons = "".join(f"# {entry.network}: {entry.reason}\n" for entry in found.allow)
-    allow = ", ".join(["127.0.0.0/8", "::1", *(str(_bare(entry.network)) for entry in found.allow)])
+    allow = "".join(f",\n    {_bare(entry.network)}  # {entry.reason}" for entry in found.allow)
     logs = "".join(
         f"# {log.reason}\n[log {log.path}]\nfilters = {', '.join(log.filters) or 'auto'}\n" for log in found.logs
     )
@@ -479,7 +479,7 @@ def configuration(found: Found, mode: str, folder: str | None = None) -> str:
         # sun_path holds 108 bytes, and a checkout may lie deep.
         if len(os.fsencode(folder)) < 80:
             paths += f"socket = {folder}/denyspam.sock\n"
-    return CONFIGURATION.format(installed=INSTALLED, paths=paths, mode=mode, reasons=reasons, allow=allow, logs=logs)
+    return CONFIGURATION.format(installed=INSTALLED, paths=paths, mode=mode, allow=allow, logs=logs)
 
 
 def _bare(network: Network) -> str:
