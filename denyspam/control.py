@@ -1,0 +1,150 @@
+"""control: the unix socket between the daemon and its commands. One JSON object each way, one line each.
+
+The kernel says who asks (SO_PEERCRED): root, the daemon's own user, and the members of one configured group; nobody
+else is read from. Bounded: a request's length, the time it may take, and the connections at once; what does not fit is
+closed, the daemon goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import json
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+REQUEST = 16 << 20  # bytes: a batch of 500,000 addresses
+SECONDS = 10.0  # for a request to arrive
+ANSWER = 600.0  # for a slow reader to take the answer
+CONNECTIONS = 64
+PEER = struct.Struct("3i")  # pid, uid, gid: struct ucred, unix(7)
+
+Handler = Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]
+
+
+class Unreachable(Exception):
+    """No daemon answers at the socket."""
+
+
+class Forbidden(Exception):
+    """The daemon, or the socket's mode, keeps this user out."""
+
+
+class Server:
+    """Answers requests with `handler(request, user)`, which returns the answer."""
+
+    def __init__(self, path: str, group: str | None, handler: Handler) -> None:
+        self._path = path
+        self._group = group
+        self._handler = handler
+        self._server: asyncio.Server | None = None
+        self._open = 0
+
+    async def start(self) -> None:
+        """Raises OSError; RuntimeError where another daemon listens there."""
+        os.makedirs(os.path.dirname(self._path), mode=0o755, exist_ok=True)
+        if os.path.exists(self._path):
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(self._path)
+                except OSError:
+                    os.unlink(self._path)  # left by a daemon that was killed
+                else:
+                    raise RuntimeError(f"another denyspam listens at {self._path}")
+        mask = os.umask(0o177)  # never open to all, not even for a moment
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=REQUEST)
+        finally:
+            os.umask(mask)
+        if self._group is not None:
+            os.chown(self._path, -1, grp.getgrnam(self._group).gr_gid)
+            os.chmod(self._path, 0o660)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            if os.path.exists(self._path):
+                os.unlink(self._path)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        try:
+            if self._open > CONNECTIONS:
+                return
+            user = self._user(writer)
+            if user is None:
+                writer.write(_line({"error": "not permitted", "code": 77}))
+                return
+            answer = await self._answer(reader, user)
+            if answer is not None:
+                writer.write(_line(answer))
+                await asyncio.wait_for(writer.drain(), ANSWER)
+        except (OSError, asyncio.TimeoutError):
+            pass
+        finally:
+            self._open -= 1
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, user: str) -> dict[str, Any] | None:
+        try:
+            line = await asyncio.wait_for(reader.readline(), SECONDS)
+            request = json.loads(line) if line else None
+        except (ValueError, RecursionError):
+            return {"error": "not one line of JSON", "code": 2}
+        if request is None:
+            return None
+        if not isinstance(request, dict):
+            return {"error": "not a JSON object", "code": 2}
+        return await self._handler(request, user)
+
+    def _user(self, writer: asyncio.StreamWriter) -> str | None:
+        """The peer's name where it may speak, else None."""
+        peer = writer.get_extra_info("socket")
+        _, uid, gid = PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
+        try:
+            name = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            name = str(uid)
+        if uid in (0, os.geteuid()):
+            return name
+        if self._group is None:
+            return None
+        try:
+            wanted = grp.getgrnam(self._group).gr_gid
+            allowed = wanted == gid or wanted in os.getgrouplist(name, gid)
+        except (KeyError, OSError):
+            return None
+        return name if allowed else None
+
+
+def _line(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
+
+
+def ask(path: str, request: dict[str, Any], seconds: float = 60.0) -> dict[str, Any]:
+    """The daemon's answer. Raises Unreachable, Forbidden."""
+    try:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(seconds)
+            peer.connect(path)
+            peer.sendall(_line(request))
+            with peer.makefile("rb") as stream:
+                line = stream.readline()
+    except PermissionError as error:
+        raise Forbidden(
+            f"not permitted to speak to {path}: run as root, or join the group of [daemon] group"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise Unreachable(f"denyspam does not answer at {path}: {reason}") from error
+    if not line:
+        raise Unreachable(f"denyspam closed the connection at {path} without an answer")
+    answer: dict[str, Any] = json.loads(line)
+    if answer.get("code") == 77:
+        raise Forbidden(f"not permitted to speak to {path}: run as root, or join the group of [daemon] group")
+    return answer

@@ -1,0 +1,38 @@
+"""show: times, durations and policies as people read them. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, tzinfo
+
+from denyspam.events import Policy
+
+UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def duration(seconds: float) -> str:
+    """As a policy writes it, with the two largest units: 1h, 1h30m, 45s, 7d."""
+    rest = max(0, round(seconds))
+    parts = []
+    for unit, size in UNITS:
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count}{unit}")
+        elif parts:
+            break
+    return "".join(parts[:2]) or "0s"
+
+
+def moment(time: float | None, zone: tzinfo) -> str:
+    """A time in `zone`, to the second: 2026-03-04 10:00:00; `-` for none."""
+    return "-" if time is None else datetime.fromtimestamp(time, zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def limit(policy: Policy) -> str:
+    """5 in 15m"""
+    return f"{policy.hits} in {duration(policy.within)}"
+
+
+def line(text: bytes, width: int = 0) -> str:
+    """A log line for a terminal: no control characters, cut to `width` where one is given."""
+    shown = "".join(one if one.isprintable() else "\ufffd" for one in text.decode("utf-8", "replace"))
+    return shown if not width or len(shown) <= width else shown[: width - 1] + "…"
