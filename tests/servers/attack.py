@@ -2,21 +2,22 @@
 
     truth = attack(world)       # a list of Deed: who did what how often, as the client itself saw it
 
-Each act is a function of (world, source) that speaks real SMTP and returns how many offences it committed, counted
-on the wire: a refusal is counted when the client reads it. So what the log must hold is known without reading it.
+Each act is a function of (world, source) that speaks real SMTP and returns the offences it committed by kind, counted
+on the wire: a refusal counts when the client reads it. So what the log must hold is known without reading it.
 Acts of different sources run at the same time, so that sessions interleave in the log as they do in life.
 
 The text a client controls is hostile wherever a server prints it: it names VICTIM, a partner, as a client would who
-wants that host banned.
+wants that host banned, or it imitates a harmless line.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import socket
+import re
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -30,17 +31,21 @@ USER = b"<alice@example.test>"
 ELSEWHERE = b"<someone@elsewhere.example>"
 
 
+Act = Callable[[World, str], "Counter[str]"]
+
+
 @dataclass(frozen=True)
 class Deed:
-    """What one source did in one act: `count` offences of `kind` between the epoch seconds `begin` and `end`.
+    """What one source did in one act between the epoch seconds `begin` and `end`.
 
-    `kind` is "none" for the innocent; then `count` is the number of messages the server took.
+    `offences`: kind -> how many; empty for the innocent. `also`: kinds under which this server tells of the same act
+    a second time (a refused DNSBL client is a "DNSBL rank" and a "reject" to postscreen); at most as often again.
     """
 
     address: str
-    kind: str
-    count: int
     act: str
+    offences: dict[str, int]
+    also: list[str]
     begin: float
     end: float
 
@@ -53,14 +58,21 @@ class Client:
     """One SMTP session. A context; a peer that hangs up early is normal, replies are then empty."""
 
     def __init__(
-        self, world: World, source: str, *, port: int = 25, host: int = 1, early: bytes = b"", hello: bytes = b""
+        self,
+        world: World,
+        source: str,
+        *,
+        port: int = 25,
+        host: int = 1,
+        hello: bytes = b"client.spam.example",
+        early: bytes = b"",
     ) -> None:
-        self.peer = world.connect(source, port, host)
+        self.peer = world.connect(source, port, host, patience=4 if early else 20)
         self._rest = b""
         with contextlib.suppress(OSError):
             self.peer.sendall(early)
         self.banner = self.reply()
-        self.hello = self.say(b"EHLO " + (hello or b"client.spam.example")) if not early else b""
+        self.hello = b"" if early else self.say(b"EHLO ", hello)
 
     def __enter__(self) -> Client:
         return self
@@ -98,7 +110,7 @@ class Client:
             return b""
         return self.reply()
 
-    def mail(self, sender: bytes, recipients: list[bytes], message: bytes) -> list[bytes]:
+    def mail(self, sender: bytes, recipients: Sequence[bytes], message: bytes) -> list[bytes]:
         """One transaction; the replies to MAIL, to each RCPT, and to the message where it came so far."""
         replies = [self.say(b"MAIL FROM:", sender)]
         replies += [self.say(b"RCPT TO:", recipient) for recipient in recipients]
@@ -109,94 +121,87 @@ class Client:
         return replies
 
 
-def refused(replies: list[bytes]) -> int:
-    """How many of the replies are permanent refusals."""
-    return sum(reply.startswith(b"5") for reply in replies)
+def refused(reply: bytes) -> bool:
+    """A permanent refusal."""
+    return reply.startswith(b"5")
+
+
+def kind_of(reply: bytes) -> str:
+    """`relay` or `reject`, by the words of the three servers; the client's own text comes before them."""
+    return "relay" if re.search(rb"(Relay access denied|Relaying denied|relay not permitted)", reply) else "reject"
 
 
 def message(body: bytes, subject: bytes = b"hello") -> bytes:
-    return b"From: carol@partner.example\r\nTo: alice@example.test\r\nSubject: " + subject + b"\r\n\r\n" + body
+    stamp = b"Date: Sat, 21 Nov 2026 10:00:00 +0000\r\nMessage-ID: <%d@partner.example>\r\n" % time.time_ns()
+    head = b"From: carol@partner.example\r\nTo: alice@example.test\r\n" + stamp
+    return head + b"Subject: " + subject + b"\r\n\r\n" + body
 
 
-# The acts: (world, source) -> offences seen on the wire
-
-Act = Callable[[World, str], int]
+SPAM = message(b"buy this")
 
 
-def relay(times: int, sender: bytes = SENDER, recipient: bytes = ELSEWHERE, hello: bytes = b"") -> Act:
-    """`times` sessions with one forbidden recipient each."""
+# The bad
 
-    def act(world: World, source: str) -> int:
-        count = 0
+
+def chain(*acts: Act) -> Act:
+    """One act after the other, from one source."""
+
+    def act(world: World, source: str) -> Counter[str]:
+        return sum((each(world, source) for each in acts), Counter())
+
+    return act
+
+
+def transaction(
+    times: int = 1,
+    *,
+    sender: bytes = SENDER,
+    recipients: Sequence[bytes] = (USER,),
+    hello: bytes = b"client.spam.example",
+) -> Act:
+    """`times` sessions of one transaction; every refusal of a recipient (or of the sender, or of the client) counts.
+
+    A 450 for a sender's domain that does not exist counts too: it says something against the client.
+    """
+
+    def act(world: World, source: str) -> Counter[str]:
+        seen: Counter[str] = Counter()
         for _ in range(times):
             with Client(world, source, hello=hello) as client:
-                count += refused(client.mail(sender, [recipient], message(b"spam")))
-        return count
+                if refused(client.banner) or refused(client.hello):
+                    seen["reject"] += 1
+                    continue
+                mail, *others = client.mail(sender, recipients, SPAM)
+                if refused(mail):
+                    seen["reject"] += 1
+                    continue
+                for reply in others[: len(recipients)]:
+                    if refused(reply) or b"4.1.8" in reply:
+                        seen[kind_of(reply)] += 1
+        return seen
 
     return act
 
 
-def relay_many(world: World, source: str) -> int:
-    """One session, one transaction, five forbidden recipients and one good one: the message is taken."""
-    with Client(world, source) as client:
-        names = [b"<user%d@elsewhere.example>" % number for number in range(5)]
-        return refused(client.mail(SENDER, [*names[:3], USER, *names[3:]], message(b"spam")))
+def relay(times: int, **how: bytes) -> Act:
+    """`times` sessions with one forbidden recipient each."""
+    return transaction(times, recipients=[ELSEWHERE], **how)
 
 
-def unknown(times: int, per_session: int = 1) -> Act:
-    """`times` sessions, each to `per_session` users that do not exist."""
-
-    def act(world: World, source: str) -> int:
-        count = 0
-        for session in range(times):
-            with Client(world, source) as client:
-                for number in range(per_session):
-                    name = b"<nobody%d.%d@example.test>" % (session, number)
-                    count += refused(client.mail(SENDER, [name], message(b"spam")))
-        return count
-
-    return act
+def strangers(number: int, domain: bytes = b"example.test") -> list[bytes]:
+    """Recipients that do not exist."""
+    return [b"<nobody%d@%s>" % (each, domain) for each in range(number)]
 
 
-def bad_sender(times: int, sender: bytes = b"<x@no-such-domain.invalid>") -> Act:
-    """`times` transactions from a sender whose domain does not exist."""
+def listed(times: int) -> Act:
+    """`times` sessions with postscreen, which tells a listed client only at RCPT."""
 
-    def act(world: World, source: str) -> int:
-        count = 0
+    def act(world: World, source: str) -> Counter[str]:
+        seen: Counter[str] = Counter()
         for _ in range(times):
-            with Client(world, source) as client:
-                replies = client.mail(sender, [USER], message(b"spam"))
-                count += any(reply[:1] in (b"4", b"5") for reply in replies)
-        return count
-
-    return act
-
-
-def bad_helo(times: int) -> Act:
-    """`times` sessions that greet with the server's own name."""
-
-    def act(world: World, source: str) -> int:
-        count = 0
-        for _ in range(times):
-            with Client(world, source, hello=b"mx.example.test") as client:
-                count += refused([client.hello]) or refused(client.mail(SENDER, [USER], message(b"spam")))
-        return count
-
-    return act
-
-
-def listed(times: int, host: int = 1) -> Act:
-    """`times` sessions that are refused for where they come from, at whatever stage the server does that."""
-
-    def act(world: World, source: str) -> int:
-        count = 0
-        for _ in range(times):
-            with Client(world, source, host=host) as client:
-                replies = [client.banner, client.hello]
-                if client.hello:
-                    replies += client.mail(SENDER, [USER], message(b"spam"))
-                count += any(reply.startswith(b"5") for reply in replies)
-        return count
+            with Client(world, source, host=3) as client:
+                seen["reject"] += refused(client.mail(SENDER, [USER], SPAM)[1])
+        return seen
 
     return act
 
@@ -204,13 +209,13 @@ def listed(times: int, host: int = 1) -> Act:
 def virus(times: int, subject: bytes = b"your invoice", host: int = 1) -> Act:
     """`times` messages that hold the test virus. Behind a content filter they are taken, and count all the same."""
 
-    def act(world: World, source: str) -> int:
-        count = 0
+    def act(world: World, source: str) -> Counter[str]:
+        seen: Counter[str] = Counter()
         for _ in range(times):
-            with Client(world, source, host=host, hello=b"client.spam.example") as client:
-                replies = client.mail(SENDER, [USER], message(EICAR, subject))
-                count += len(replies) == 3 and (host == 2 or refused(replies[2:]) == 1)
-        return count
+            with Client(world, source, host=host) as client:
+                *_, last = client.mail(SENDER, [USER], message(EICAR, subject))
+                seen["virus"] += last.startswith(b"2" if host == 2 else b"5")
+        return seen
 
     return act
 
@@ -218,8 +223,8 @@ def virus(times: int, subject: bytes = b"your invoice", host: int = 1) -> Act:
 def auth(times: int, method: bytes = b"PLAIN", user: bytes = b"alice", port: int = 587) -> Act:
     """`times` sessions with a wrong password."""
 
-    def act(world: World, source: str) -> int:
-        count = 0
+    def act(world: World, source: str) -> Counter[str]:
+        seen: Counter[str] = Counter()
         for _ in range(times):
             with Client(world, source, port=port) as client:
                 if method == b"PLAIN":
@@ -228,8 +233,8 @@ def auth(times: int, method: bytes = b"PLAIN", user: bytes = b"alice", port: int
                     client.say(b"AUTH LOGIN")
                     client.say(base64.b64encode(user))
                     reply = client.say(base64.b64encode(b"wrong"))
-                count += refused([reply])
-        return count
+                seen["auth"] += reply.startswith(b"535")
+        return seen
 
     return act
 
@@ -237,114 +242,107 @@ def auth(times: int, method: bytes = b"PLAIN", user: bytes = b"alice", port: int
 def early(times: int, host: int = 1) -> Act:
     """`times` sessions that talk before the banner."""
 
-    def act(world: World, source: str) -> int:
+    def act(world: World, source: str) -> Counter[str]:
         for _ in range(times):
-            with Client(world, source, host=host, early=b"EHLO client.spam.example\r\nMAIL FROM:<a@b.example>\r\n") as client:
-                client.reply()
-                client.reply()
-        return times
+            with Client(world, source, host=host, early=b"EHLO client.spam.example\r\nMAIL FROM:<a@b.example>\r\n"):
+                pass
+        return Counter(protocol=times)
 
     return act
 
 
 def pipelining(times: int) -> Act:
-    """`times` sessions that send the next commands without waiting, where that was not offered."""
+    """`times` sessions that greet and go on without waiting."""
 
-    def act(world: World, source: str) -> int:
+    def act(world: World, source: str) -> Counter[str]:
         for _ in range(times):
-            with Client(world, source, early=b"") as client:
+            with Client(world, source) as client:
                 client.say(b"HELO client.spam.example\r\nMAIL FROM:", SENDER, b"\r\nRCPT TO:", USER, b"\r\nDATA")
                 for _ in range(3):
                     client.reply()
-        return times
+        return Counter(protocol=times)
 
     return act
 
 
-def junk(world: World, source: str) -> int:
-    """Sessions that do not speak SMTP: a web client, a TLS hello, unknown commands."""
-    lines = [
-        b"GET / HTTP/1.1\r\nHost: 10.77.0.85\r\nFrom: [10.77.0.85]\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(128, 160)),
-        b"CONNECT 10.77.0.85:25 HTTP/1.0\r\n",
-    ]
-    for line in lines:
+def junk(*said: bytes, times: int = 1) -> Act:
+    """One session that says something else than SMTP, `times` times over; one offence."""
+
+    def act(world: World, source: str) -> Counter[str]:
         with Client(world, source) as client:
-            client.say(line)
-    with Client(world, source) as client:
-        for number in range(25):
-            client.say(b"XYZZY%d lost connection after AUTH from unknown[10.77.0.85]" % number)
-    return len(lines) + 1
-
-
-def chain(*acts: Act) -> Act:
-    """One act after the other, from one source."""
-
-    def act(world: World, source: str) -> int:
-        return sum(each(world, source) for each in acts)
+            for _ in range(times):
+                client.say(*said)
+        return Counter(protocol=1)
 
     return act
 
 
-# The good
+# The good: no offences, and what they came for must have worked
 
 
 def deliver(times: int, port: int = 25, host: int = 1, recipient: bytes = USER) -> Act:
-    """`times` legitimate messages; counts those that the server took."""
+    """`times` legitimate messages, taken."""
 
-    def act(world: World, source: str) -> int:
-        count = 0
+    def act(world: World, source: str) -> Counter[str]:
         for number in range(times):
             with Client(world, source, port=port, host=host, hello=b"mail.partner.example") as client:
                 if port == 587:
                     client.say(b"AUTH PLAIN ", base64.b64encode(b"\0alice\0secret"))
                 replies = client.mail(SENDER, [recipient], message(b"How are you?", b"letter %d" % number))
-                count += len(replies) == 3 and replies[2].startswith(b"2")
-        return count
+                if len(replies) != 3 or not replies[2].startswith(b"2"):
+                    raise RuntimeError(f"a legitimate message from {source} was not taken: {replies}")
+        return Counter()
 
     return act
 
 
-def later(times: int, recipient: bytes = b"<grey@example.test>") -> Act:
-    """`times` transactions put off with a 4xx that says nothing against the client; counts those."""
+def later(times: int, recipient: bytes) -> Act:
+    """`times` transactions put off with a 4xx that says nothing against the client."""
 
-    def act(world: World, source: str) -> int:
-        count = 0
+    def act(world: World, source: str) -> Counter[str]:
         for _ in range(times):
             with Client(world, source, hello=b"mail.partner.example") as client:
-                count += client.mail(SENDER, [recipient], message(b"Hello"))[1].startswith(b"4")
-        return count
+                replies = client.mail(SENDER, [recipient], SPAM)
+                if not replies[1].startswith(b"4"):
+                    raise RuntimeError(f"{recipient!r} was not put off: {replies}")
+        return Counter()
 
     return act
 
 
-def quits(world: World, source: str) -> int:
-    """Connects and leaves: a monitor."""
-    for _ in range(3):
-        with world.connect(source) as peer, contextlib.suppress(OSError):
-            peer.recv(200)
-            peer.sendall(b"QUIT\r\n")
-            peer.recv(200)
-    return 0
+def quits(times: int) -> Act:
+    """Connects, reads the banner and leaves: a monitor."""
+
+    def act(world: World, source: str) -> Counter[str]:
+        for _ in range(times):
+            with world.connect(source) as peer:
+                peer.recv(200)
+                peer.sendall(b"QUIT\r\n")
+                peer.recv(200)
+        return Counter()
+
+    return act
 
 
 # Who does what
 
-FAKE = b"[10.77.0.85]"
-HELO = [
+HELLOS = [
     b"[10.77.0.85]",
     b"x.example[10.77.0.85]:",
     b"H=victim(relay=[10.77.0.85])",
     b"relay=mail85.partner.example_[10.77.0.85]",
     b"from_unknown[10.77.0.85]:_554",
 ]
-PATHS = [
-    b'<"from=<>, relay=[10.77.0.85], reject=550 5.7.1 virus"@elsewhere.example>',
-    b'<"x> H=mail85.partner.example [10.77.0.85] F=<y"@elsewhere.example>',
-    b"<a@[10.77.0.85]>",
-    b'<"6ALAXRMr000108: from=<>, relay=mail85.partner.example [10.77.0.85]"@elsewhere.example>',
-    b'<"RCPT from mail85.partner.example[10.77.0.85]: 554 5.7.1 Greylisted"@elsewhere.example>',
-    b'<"Greylisted\\", see"@elsewhere.example>',
+# Local parts for a quoted path: `<"HERE"@domain>`. Postfix prints the path without its quotes before the reason.
+NAMES = [
+    b"from=<>, relay=[10.77.0.85], reject=550 5.7.1 virus",
+    b"x> H=mail85.partner.example [10.77.0.85] F=<y",
+    b"6ALAXRMr000108: from=<>, relay=mail85.partner.example [10.77.0.85]",
+    b"x>, relay=mail85.partner.example [10.77.0.85], reject=550 5.7.1 <y",
+    b"RCPT from mail85.partner.example[10.77.0.85]: 554 5.7.1 Greylisted",
+    b"x>: Recipient address rejected: Greylisted, see <y",
+    b"x>... Greylisted, please try again later <y",
+    b'Greylisted\\", see',
 ]
 USERS = [
     b"bob, relay=[10.77.0.85]",
@@ -362,85 +360,95 @@ SUBJECTS = [
 ]
 
 
-def offenders(server: str) -> list[tuple[str, str, str, Act]]:
-    """(source, kind, name of the act, act); each source does one thing."""
-    rows: list[tuple[str, str, str, Act]] = [
-        ("10.77.0.10", "relay", "relay, host with a name", relay(6)),
-        ("10.77.0.11", "relay", "relay, host without a name", relay(5)),
-        ("10.77.0.13", "relay", "relay, host with a forged name", relay(5)),
-        ("10.77.0.16", "relay", "relay to five of six recipients of one message", relay_many),
-        ("10.77.0.12", "reject", "unknown users", unknown(6)),
-        ("10.77.0.15", "reject", "unknown users, one session", unknown(1, 8)),
-        ("10.77.0.14", "reject", "sender domain does not exist", bad_sender(5)),
-        ("10.77.0.17", "reject", "greets with the server's name", bad_helo(5)),
-        ("10.77.0.60", "reject", "on a DNS block list", listed(5)),
-        ("10.77.0.62", "reject", "on the local block list", listed(5)),
-        ("10.77.0.20", "virus", "virus", virus(5)),
-        ("10.77.0.21", "virus", "virus, host without a name", virus(4)),
-        ("10.77.0.24", "auth", "AUTH PLAIN with a wrong password", auth(5)),
-        ("10.77.0.25", "auth", "AUTH LOGIN with a wrong password", auth(5, b"LOGIN")),
-        ("10.77.0.26", "auth", "AUTH LOGIN, hostile names", chain(*(auth(1, b"LOGIN", user) for user in USERS))),
-        ("10.77.0.40", "auth", "AUTH PLAIN, hostile names", chain(*(auth(1, b"PLAIN", user) for user in USERS))),
-        ("10.77.0.27", "protocol", "talks before the banner", early(5)),
-        ("10.77.0.28", "protocol", "does not wait for replies", pipelining(5)),
-        ("10.77.0.29", "protocol", "does not speak SMTP", junk),
-        ("10.77.0.30", "relay", "relay, hostile HELO", chain(*(relay(1, hello=helo) for helo in HELO))),
-        ("10.77.0.31", "relay", "relay, hostile sender", chain(*(relay(1, sender=path) for path in PATHS[:1]))),
-        ("10.77.0.32", "relay", "relay, hostile recipient", chain(*(relay(1, recipient=path) for path in PATHS))),
-        ("10.77.0.33", "virus", "virus, hostile subject", chain(*(virus(1, subject) for subject in SUBJECTS))),
-        ("10.77.0.35", "reject", "hostile sender", chain(*(bad_sender(1, path) for path in PATHS[1:]))),
-        ("fd77::10", "relay", "relay", relay(6)),
-        ("fd77::12", "reject", "unknown users", unknown(6)),
-        ("fd77::20", "virus", "virus", virus(5)),
-        ("fd77::24", "auth", "AUTH PLAIN with a wrong password", auth(5)),
-        ("fd77::60", "reject", "on a DNS block list", listed(5)),
-        ("fd77::62", "reject", "on the local block list", listed(5)),
-        ("fd77::27", "protocol", "talks before the banner", early(5)),
-    ]
-    if server == "postfix":
-        rows += [
-            ("10.77.0.22", "virus", "virus found by amavis", virus(5, host=2)),
-            ("fd77::22", "virus", "virus found by amavis", virus(5, host=2)),
-            ("10.77.0.23", "virus", "virus found by amavis, hostile subject",
-             chain(*(virus(1, subject, host=2) for subject in SUBJECTS))),
-            ("10.77.0.36", "protocol", "talks before postscreen's banner", early(3, host=3)),
-            ("10.77.0.61", "reject", "on a DNS block list, postscreen", listed(3, host=3)),
-            ("fd77::61", "reject", "on a DNS block list, postscreen", listed(3, host=3)),
-        ]  # fmt: skip
-    return rows
+def paths(domain: bytes) -> list[bytes]:
+    return [b'<"' + name + b'"@' + domain + b">" for name in NAMES]
 
 
-def innocents(server: str) -> list[tuple[str, str, str, Act]]:
-    """The same for those that no filter may ever name."""
-    rows: list[tuple[str, str, str, Act]] = [
-        ("10.77.0.80", "none", "delivers", deliver(6)),
-        ("10.77.0.82", "none", "delivers, and is put off now and then", chain(deliver(2), later(6))),
-        ("10.77.0.83", "none", "mailbox full", later(6, b"<full@example.test>")),
-        ("10.77.0.84", "none", "a user of 587", deliver(3, 587, recipient=ELSEWHERE)),
-        (VICTIM, "none", "delivers; others claim to be it", deliver(6)),
-        ("fd77::80", "none", "delivers", deliver(6)),
-        (MONITOR, "none", "only looks whether the server answers", quits),
-    ]
-    if server == "postfix":
-        rows.append(("10.77.0.86", "none", "delivers through amavis", deliver(3, host=2)))
-    return rows
+@dataclass(frozen=True)
+class Row:
+    source: str
+    act: str
+    do: Act
+    also: str = ""
+    servers: str = "postfix exim sendmail"
+
+
+BAD = [
+    Row("10.77.0.10", "relay, host with a name", relay(6)),
+    Row("10.77.0.11", "relay, host without a name", relay(5)),
+    Row("10.77.0.13", "relay, host with a forged name", relay(5)),
+    Row("10.77.0.16", "relay to five of six recipients of one message that is taken",
+        transaction(recipients=[*strangers(3, b"elsewhere.example"), USER, *strangers(2, b"other.example")])),
+    Row("10.77.0.12", "unknown users", transaction(6, recipients=strangers(1))),
+    Row("10.77.0.15", "unknown users, one message", transaction(1, recipients=strangers(8))),
+    Row("10.77.0.14", "sender domain does not exist", transaction(5, sender=b"<x@no-such-domain.invalid>")),
+    # sendmail has no such rule of its own
+    Row("10.77.0.17", "greets with the server's name", transaction(5, hello=b"mx.example.test"),
+        servers="postfix exim"),
+    Row("10.77.0.60", "on a DNS block list", transaction(5)),
+    Row("10.77.0.62", "on the local block list", transaction(5)),
+    Row("10.77.0.20", "virus", virus(5)),
+    Row("10.77.0.21", "virus, host without a name", virus(4)),
+    Row("10.77.0.24", "AUTH PLAIN with a wrong password", auth(5)),
+    Row("10.77.0.25", "AUTH LOGIN with a wrong password", auth(5, b"LOGIN")),
+    Row("10.77.0.26", "AUTH LOGIN, hostile names", chain(*(auth(1, b"LOGIN", user) for user in USERS))),
+    Row("10.77.0.40", "AUTH PLAIN, hostile names", chain(*(auth(1, b"PLAIN", user) for user in USERS))),
+    Row("10.77.0.27", "talks before the banner", early(5), also="protocol"),
+    Row("10.77.0.28", "does not wait for replies", pipelining(5), also="reject"),
+    Row("10.77.0.29", "a web client", junk(b"GET / HTTP/1.1\r\nHost: 10.77.0.85\r\nFrom: [10.77.0.85]\r\n"),
+        servers="postfix exim"),
+    Row("10.77.0.37", "unknown commands", junk(b"XYZZY lost connection from unknown[10.77.0.85]", times=30),
+        servers="postfix exim"),
+    Row("10.77.0.30", "relay, hostile HELO", chain(*(relay(1, hello=hello) for hello in HELLOS))),
+    Row("10.77.0.31", "relay, hostile sender", chain(*(relay(1, sender=path) for path in paths(b"partner.example")))),
+    Row("10.77.0.32", "relay, hostile recipient",
+        chain(*(transaction(recipients=[path]) for path in paths(b"elsewhere.example")))),
+    Row("10.77.0.34", "unknown users, hostile names",
+        chain(*(transaction(recipients=[path]) for path in paths(b"example.test")))),
+    Row("10.77.0.35", "sender domain does not exist, hostile sender",
+        chain(*(transaction(sender=path) for path in paths(b"no-such-domain.invalid")))),
+    Row("10.77.0.33", "virus, hostile subject", chain(*(virus(1, subject) for subject in SUBJECTS))),
+    Row("fd77::10", "relay", relay(6)),
+    Row("fd77::12", "unknown users", transaction(6, recipients=strangers(1))),
+    Row("fd77::20", "virus", virus(5)),
+    Row("fd77::24", "AUTH PLAIN with a wrong password", auth(5)),
+    # sendmail's dnsbl looks IPv4 addresses up only
+    Row("fd77::60", "on a DNS block list", transaction(5), servers="postfix exim"),
+    Row("fd77::62", "on the local block list", transaction(5)),
+    Row("fd77::27", "talks before the banner", early(5), also="protocol"),
+    Row("10.77.0.22", "virus found by amavis", virus(5, host=2), servers="postfix"),
+    Row("fd77::22", "virus found by amavis", virus(5, host=2), servers="postfix"),
+    Row("10.77.0.23", "virus found by amavis, hostile subject",
+        chain(*(virus(1, subject, host=2) for subject in SUBJECTS)), servers="postfix"),
+    Row("10.77.0.36", "talks before postscreen's banner", early(3, host=3), also="protocol", servers="postfix"),
+    Row("10.77.0.61", "on a DNS block list, postscreen", listed(3), also="reject", servers="postfix"),
+    Row("fd77::61", "on a DNS block list, postscreen", listed(3), also="reject", servers="postfix"),
+    Row("10.77.0.81", "a partner's one typo", chain(deliver(3), transaction(recipients=strangers(1)))),
+]  # fmt: skip
+GOOD = [
+    Row("10.77.0.80", "delivers", deliver(6)),
+    Row("10.77.0.82", "delivers, and is greylisted", chain(deliver(2), later(6, b"<grey@example.test>"))),
+    Row("10.77.0.83", "writes to a full mailbox", later(6, b"<full@example.test>")),
+    Row("10.77.0.84", "a user of 587", deliver(3, 587, recipient=ELSEWHERE)),
+    Row(VICTIM, "delivers; others claim to be it", deliver(6)),
+    Row("fd77::80", "delivers", deliver(6)),
+    Row("10.77.0.86", "delivers through amavis", deliver(3, host=2), servers="postfix"),
+    Row(MONITOR, "only looks whether the server answers", quits(3)),
+]
 
 
 def attack(world: World, workers: int = 8) -> list[Deed]:
-    """Everybody does what they do, `workers` at a time; returns when all have, in the order of the tables."""
+    """Everybody does what they do, `workers` at a time; returns when all have."""
 
-    def one(row: tuple[str, str, str, Act]) -> Deed:
-        source, kind, name, act = row
+    def one(row: Row) -> Deed:
         begin = time.time()
-        try:
-            count = act(world, source)
-        except (OSError, socket.timeout) as error:
-            raise RuntimeError(f"{name} from {source}: {error}") from error
-        return Deed(source, kind, count, name, begin, time.time())
+        offences = row.do(world, row.source)
+        return Deed(row.source, row.act, dict(offences), row.also.split(), begin, time.time())
 
-    bad, good = offenders(world.server), innocents(world.server)
-    step = max(1, len(bad) // len(good))
-    rows = [row for n, first in enumerate(good) for row in (first, *bad[n * step : (n + 1) * step])]
-    rows += bad[len(good) * step :]
+    rows = [row for row in BAD if world.server in row.servers]
+    good = [row for row in GOOD if world.server in row.servers]
+    step = len(rows) // len(good)
+    for position, row in enumerate(good):
+        rows.insert(position * (step + 1), row)
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(one, rows))

@@ -23,6 +23,7 @@ CAPTURES: dict[str, tuple[str, dict[str, str]]] = {
     "postfix-rfc3339": ("postfix", {"STAMP": "RSYSLOG_FileFormat"}),
     "exim": ("exim", {}),
     "exim-all": ("exim", {"SELECTOR": "+all"}),
+    "exim-rejectlog": ("exim", {"LOG": "exim4/rejectlog"}),
     "sendmail": ("sendmail", {}),
     "sendmail-15": ("sendmail", {"LOGLEVEL": "15"}),
 }

@@ -108,7 +108,10 @@ def missing() -> str | None:
     if absent:
         return f"not installed: {', '.join(absent)}"
     probe = subprocess.run(
-        ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "true"], capture_output=True, text=True
+        ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "true"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return f"namespaces are not permitted here: {probe.stderr.strip()}" if probe.returncode else None
 
@@ -137,7 +140,7 @@ def _build(name: str, layer: Path, lower: list[Path]) -> None:
     shutil.rmtree(part, ignore_errors=True)
     for folder in ("up", "work", "root"):
         (part / folder).mkdir(parents=True)
-    filesystem = subprocess.run(["stat", "-f", "-c", "%T", part], capture_output=True, text=True).stdout
+    filesystem = subprocess.run(["stat", "-f", "-c", "%T", part], capture_output=True, text=True, check=False).stdout
     if "overlay" in filesystem:
         raise Unavailable(f"{BASE} lies on an overlay, which cannot carry another: set DENYSPAM_TEST_BASE elsewhere")
     if not lower:
@@ -150,7 +153,7 @@ def _build(name: str, layer: Path, lower: list[Path]) -> None:
     report = BASE / f"{name}.log"
     environment = {**os.environ, "PACKAGES": PACKAGES[name]}
     with open(report, "wb") as out:
-        made = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment)
+        made = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, check=False)
     if made.returncode:
         last = report.read_text(errors="replace").strip().splitlines()[-3:]
         raise Unavailable(f"cannot unpack the {name} layer (see {report}): {' / '.join(last)}")
@@ -162,7 +165,9 @@ def _debootstrap(scratch: Path) -> list[str]:
     """The host's debootstrap, or one unpacked beside the layer: the host itself is never changed."""
     if shutil.which("debootstrap"):
         return ["debootstrap"]
-    got = subprocess.run(["apt-get", "download", "debootstrap"], cwd=scratch, capture_output=True, text=True)
+    got = subprocess.run(
+        ["apt-get", "download", "debootstrap"], cwd=scratch, capture_output=True, text=True, check=False
+    )
     packages = list(scratch.glob("debootstrap*.deb"))
     if not packages:
         raise Unavailable(f"no debootstrap: apt-get install debootstrap ({got.stderr.strip()[-200:]})")
@@ -176,7 +181,10 @@ def _mirror() -> str:
     if chosen := os.environ.get("DENYSPAM_TEST_MIRROR"):
         return chosen
     asked = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)", f"Codename: {SUITE}"], capture_output=True, text=True
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)", f"Codename: {SUITE}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return next(iter(sorted(set(asked.stdout.split()))), "")
 
@@ -288,7 +296,9 @@ class World:
             with self.outside() if not command else contextlib.nullcontext():
                 _run([*command, "ip", "-batch", "-"], prepare + "link set lo up\n")
                 _run([*command, "sh", "-ec", quiet])
-                addresses = (f"addr add 10.77.0.{n}/24 dev veth0\naddr add fd77::{n}/64 dev veth0 nodad\n" for n in hosts)
+                addresses = (
+                    f"addr add 10.77.0.{n}/24 dev veth0\naddr add fd77::{n}/64 dev veth0 nodad\n" for n in hosts
+                )
                 _run([*command, "ip", "-batch", "-"], "link set veth0 up\n" + "".join(addresses))
 
     def _furnish(self) -> None:
@@ -301,6 +311,7 @@ class World:
         with open(self.directory / "start.log", "w+") as report:
             started = subprocess.run(
                 [*inside, PATH, "HOME=/root", "LC_ALL=C", *settings, "sh", "-e", "/start"],
+                check=False,
                 stdin=subprocess.DEVNULL,
                 stdout=report,
                 stderr=report,
@@ -360,6 +371,6 @@ def _libc(name: str, *arguments: int) -> None:
 
 
 def _run(command: list[str], text: str = "") -> None:
-    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
