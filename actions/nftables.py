@@ -172,10 +172,11 @@ class Nftables:
         return self._run(ruleset.replace(name, elements)) if code in (errno.EEXIST, errno.ENOBUFS) else code
 
     def _take(self, name: str, elements: dict[str, str]) -> int:
+        """One that is absent, or whose set is, is released: ENOENT. `clear` needs room in the set, `delete` none."""
         code = self._run(ruleset.delete(name, elements))
-        if code == errno.ENOENT and len(elements) == 1:
-            return 0  # it is not there, or its set is not: released either way, even where `clear` would find no room
-        return self._run(ruleset.clear(name, elements)) if code in (errno.ENOENT, errno.ENOBUFS) else code
+        if len(elements) > 1 and code in (errno.ENOENT, errno.ENOBUFS):
+            code = self._run(ruleset.clear(name, elements))
+        return 0 if code == errno.ENOENT else code
 
     def _started(self) -> dict[Store, str]:
         if self._known is None:
@@ -287,8 +288,10 @@ def _check(store: Store) -> None:
 
 
 def _code(said: str) -> int:
-    """The errno behind the library's words: it prints strerror(3), in this process's language."""
-    return next((code for code in REASONS if os.strerror(code) in said), -1)
+    """The errno behind the library's words: it prints strerror(3), in this process's language. The first one counts:
+    what follows in a transaction may fail for lack of what came before."""
+    places = {said.find(os.strerror(code)): code for code in REASONS}
+    return min(((place, code) for place, code in places.items() if place >= 0), default=(0, -1))[1]
 
 
 def _refusal(code: int, said: str) -> ActionError:

@@ -217,8 +217,9 @@ def _accept(ports: Sequence[int], lifeline: int, telling: int) -> None:
         sockets.append(listener)
     os.write(telling, b"+")
     os.close(telling)
+    watched: list[Any] = [lifeline, *sockets]
     while True:
-        ready = select.select([lifeline, *sockets], [], [])[0]
+        ready = select.select(watched, [], [])[0]
         if lifeline in ready:
             return
         for each in sockets:
