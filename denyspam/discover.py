@@ -25,11 +25,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from glob import glob
-from importlib.resources import files
 from ipaddress import ip_address, ip_network
 from typing import NoReturn
 
 from denyspam.events import Network
+from denyspam.plugins import Filters
 
 PATIENCE = 3.0  # seconds one question may take: a dead resolver must not look like a hanging `make run`
 NAMES = 10  # hosts resolved for one question: an MX list is short, and each may cost PATIENCE
@@ -512,7 +512,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = with_mode(file.read(), options.mode)
         print(f"denyspam: using {INSTALLED}")
     else:
-        found = discover(Host(), installed_filters())
+        found = discover(Host(), Filters(INSTALLED).installed())
         if not found.servers and not found.logs:
             print("denyspam: no mail server and no mail log on this host; here is the same job on an example.")
             if not options.run:
@@ -549,13 +549,6 @@ def with_mode(text: str, mode: str) -> str:
     if re.search(r"^\[daemon\]", without, re.M):
         return re.sub(r"^(\[daemon\].*)$", rf"\1\nmode = {mode}", without, count=1, flags=re.M)
     return f"[daemon]\nmode = {mode}\n{without}"
-
-
-def installed_filters() -> list[str]:
-    """The names of the filters that are shipped and of the admin's own."""
-    shipped = (item.name for item in files("denyspam.filters").iterdir())
-    own = map(os.path.basename, glob("/etc/denyspam/filters/*"))
-    return sorted({name.removesuffix(".filter") for name in (*shipped, *own) if name.endswith(".filter")})
 
 
 def _again_as_root(arguments: Sequence[str] | None) -> int:
