@@ -1,0 +1,81 @@
+"""Real logs of three attacked servers: every offender with the right kind and address, and nobody else.
+
+The truth in tests/captures/*.labels.json is what the clients themselves saw (`servers.attack.Deed`); nobody derived it
+from the log. `python -m servers.capture` in tests/, as root, makes them afresh.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from denyspam.events import OFFENCES, Event
+from denyspam.join import Join
+from denyspam.plugins import Plugins
+from denyspam.scan import Scanner
+from denyspam.stamp import Stamps
+
+CAPTURES = sorted((Path(__file__).parent / "captures").glob("*.labels.json"))
+SLACK = 30.0  # seconds: amavis finds a virus after its client has left, and a busy machine takes its time
+
+
+def read(log: Path, now: float) -> list[Event]:
+    """What all shipped filters together see of the offences in `log`, read at the time `now`."""
+    plugins = Plugins("")
+    scanner = Scanner(plugins.named(plugins.shipped()), str(log), Stamps(timezone.utc))
+    join = Join()
+    events = [
+        event
+        for finding in scanner.feed(log.read_bytes(), 0, 1, now)
+        for event in join.feed(finding, finding.offset)
+    ]  # fmt: skip
+    return [event for event in (*events, *join.flush()) if event.kind in OFFENCES]
+
+
+@pytest.fixture(scope="module", params=CAPTURES, ids=lambda path: path.name.split(".")[0])
+def capture(request: pytest.FixtureRequest) -> tuple[list[dict[str, Any]], list[Event]]:
+    """The deeds, and the offences that the filters see."""
+    path: Path = request.param
+    deeds = json.loads(path.read_text())["deeds"]
+    now = max(deed["end"] for deed in deeds) + SLACK
+    return deeds, read(path.with_name(path.name.replace(".labels.json", ".log")), now)
+
+
+def test_nobody_else_is_accused(capture: tuple[list[dict[str, Any]], list[Event]]) -> None:
+    deeds, events = capture
+    guilty = {deed["address"] for deed in deeds if deed["offences"]}
+    assert [] == [(event.kind, event.address, event.text) for event in events if event.address not in guilty]
+
+
+def test_every_offence_is_found_once_with_its_kind(capture: tuple[list[dict[str, Any]], list[Event]]) -> None:
+    deeds, events = capture
+    wrong = []
+    for deed in deeds:
+        seen = Counter(event.kind for event in events if event.address == deed["address"])
+        most = Counter(deed["offences"])
+        for kind in deed["also"]:
+            most[kind] += sum(deed["offences"].values())
+        if not Counter(deed["offences"]) <= seen <= most:
+            wrong.append(f"{deed['address']}, {deed['act']}: {deed['offences']} (+ {deed['also']}), seen {dict(seen)}")
+    assert [] == wrong
+
+
+def test_every_offence_has_the_time_it_was_done(capture: tuple[list[dict[str, Any]], list[Event]]) -> None:
+    deeds, events = capture
+    when = {deed["address"]: (deed["begin"], deed["end"]) for deed in deeds}
+    off = []
+    for event in events:
+        begin, end = when.get(event.address or "", (0.0, 0.0))
+        if event.time is None or not begin - 1 <= event.time <= end + SLACK:  # stamps are cut to whole seconds
+            off.append((event.time, begin, end, event.text))
+    assert [] == off
+
+
+def test_there_are_captures_of_every_server() -> None:
+    names = {json.loads(path.read_text())["server"] for path in CAPTURES}
+    assert {"postfix", "exim", "sendmail"} == names
