@@ -15,19 +15,20 @@ from typing import Any
 import pytest
 
 from denyspam.events import OFFENCES, Event
+from denyspam.grammar import parse_filter
 from denyspam.join import Join
-from denyspam.plugins import Plugins
 from denyspam.scan import Scanner
 from denyspam.stamp import Stamps
 
 CAPTURES = sorted((Path(__file__).parent / "captures").glob("*.labels.json"))
+FILTERS = Path(__file__).parent.parent / "filters"
 SLACK = 30.0  # seconds: amavis finds a virus after its client has left, and a busy machine takes its time
 
 
 def read(log: Path, now: float) -> list[Event]:
     """What all shipped filters together see of the offences in `log`, read at the time `now`."""
-    plugins = Plugins("")
-    scanner = Scanner(plugins.named(plugins.shipped()), str(log), Stamps(timezone.utc))
+    filters = [parse_filter(path.read_text(), str(path)) for path in sorted(FILTERS.glob("*.filter"))]
+    scanner = Scanner(filters, str(log), Stamps(timezone.utc))
     join = Join()
     events = [
         event
@@ -49,7 +50,7 @@ def capture(request: pytest.FixtureRequest) -> tuple[list[dict[str, Any]], list[
 def test_nobody_else_is_accused(capture: tuple[list[dict[str, Any]], list[Event]]) -> None:
     deeds, events = capture
     guilty = {deed["address"] for deed in deeds if deed["offences"]}
-    assert [] == [(event.kind, event.address, event.text) for event in events if event.address not in guilty]
+    assert [(event.kind, event.address, event.text) for event in events if event.address not in guilty] == []
 
 
 def test_every_offence_is_found_once_with_its_kind(capture: tuple[list[dict[str, Any]], list[Event]]) -> None:
@@ -62,7 +63,7 @@ def test_every_offence_is_found_once_with_its_kind(capture: tuple[list[dict[str,
             most[kind] += sum(deed["offences"].values())
         if not Counter(deed["offences"]) <= seen <= most:
             wrong.append(f"{deed['address']}, {deed['act']}: {deed['offences']} (+ {deed['also']}), seen {dict(seen)}")
-    assert [] == wrong
+    assert wrong == []
 
 
 def test_every_offence_has_the_time_it_was_done(capture: tuple[list[dict[str, Any]], list[Event]]) -> None:
@@ -73,7 +74,7 @@ def test_every_offence_has_the_time_it_was_done(capture: tuple[list[dict[str, An
         begin, end = when.get(event.address or "", (0.0, 0.0))
         if event.time is None or not begin - 1 <= event.time <= end + SLACK:  # stamps are cut to whole seconds
             off.append((event.time, begin, end, event.text))
-    assert [] == off
+    assert off == []
 
 
 def test_there_are_captures_of_every_server() -> None:
