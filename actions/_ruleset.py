@@ -25,10 +25,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from denyspam.events import Held, Network, Target
 
@@ -164,39 +164,11 @@ class Listing(NamedTuple):
     counters: set[str]
 
 
-def read(objects: Iterable[Mapping[str, Any]]) -> Listing:
-    """`objects` is the array `nftables` of libnftables-json(5), as `list table` prints it."""
-    listing = Listing({}, [], None, set())
-    chain = None
-    for each in objects:
-        if "chain" in each and each["chain"]["name"] == CHAIN:
-            shape = tuple(each["chain"].get(key) for key in ("type", "hook", "prio", "policy"))
-            chain = shape == ("filter", CHAIN, PRIORITY, "accept")
-        elif "counter" in each:
-            listing.counters.add(each["counter"]["name"])
-        elif "set" in each:
-            found = each["set"]
-            store = store_named(found["name"])
-            if store is None:
-                continue
-            if found["type"] == f"ipv{store.version}_addr" and found.get("flags") == ["timeout"]:
-                listing.stores[store] = list(_held(store, found.get("elem", ())))
-            else:
-                listing.broken.append(found["name"])
-    return listing._replace(chain=chain)
-
-
-def _held(store: Store, elements: Iterable[Any]) -> Iterator[Held]:
-    """An element that an admin put in by hand may have no end; one with bits beyond the width never matches."""
-    whole = WIDEST[store.version] == store.width
-    for each in elements:
-        body = each["elem"] if isinstance(each, dict) else {"val": each}
-        text, left = body["val"], body.get("expires")
-        base: tuple[int, int] = (int(IPv4Address(text) if store.version == 4 else IPv6Address(text)), store.width)
-        try:
-            network: Network = IPv4Network(base) if store.version == 4 else IPv6Network(base)
-        except ValueError:
-            if whole:
-                raise
-            continue
-        yield Held(Target(network, store.ports), None if left is None else float(left))
+def held(store: Store, key: bytes, left: float | None) -> Held | None:
+    """The meaning of an element; None for one with bits beyond the set's width, which never matches a packet."""
+    base = (int.from_bytes(key, "big"), store.width)
+    try:
+        network: Network = IPv4Network(base) if store.version == 4 else IPv6Network(base)
+    except ValueError:
+        return None
+    return Held(Target(network, store.ports), left)

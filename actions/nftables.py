@@ -11,37 +11,34 @@ says what is held, so that the caller gives again what is missing. A ban given t
 call's time.
 
 Never: spawns a program; changes another table; passes text it was given to the kernel; reads a clock; lists elements
-outside `start` and `held` (100,000 of them cost a second and 200 MB for a moment).
+outside `start` and `held`. What the kernel holds is read through netlink (`_netlink.py`), not through the library.
 
 Limits: one thread. libnftables ends the process when two threads share a context, so the first verb binds the object
 to its thread until `stop`, and a verb from another thread is a RuntimeError. The library prints to nobody: its output
 and errors go to buffers. A set takes 1,048,576 elements; the caller sees "full" as an ActionError, what fitted stays.
-Times left, as read back, are whole seconds, rounded down. Hooks other than `input` are refused.
+Hooks other than `input` are refused.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
-import socket
-import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TypeVar
 
 from denyspam.events import ActionError, Ban, Held, Target
 
+from . import _netlink
 from . import _ruleset as ruleset
-from ._ruleset import Listing, Store
+from ._ruleset import Store
 
 LIBRARY = "libnftables.so.1"
 BATCH = 10_000  # elements a transaction: 0.4 MB of netlink, 30 ms; the socket buffer is 4 MB at most unless forced
-JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON, nftables/libnftables.h
-NETLINK_NETFILTER, NLM_F_REQUEST, NLMSG_ERROR = 12, 1, 2  # linux/netlink.h
-NFT_MSG_GETGEN = 10 << 8 | 16  # subsystem and message, linux/netfilter/nfnetlink.h and nf_tables.h
+
+Result = TypeVar("Result")
 
 # What the kernel says -> what the admin reads, and whether trying again is idle.
 REASONS = {
@@ -87,7 +84,8 @@ class Nftables:
 
     def start(self) -> list[Held]:
         """Makes or mends table, chain, sets and rules in one transaction, and returns what the kernel holds."""
-        listing = self._list()
+        self._open()
+        listing = _kernel(_netlink.listing)
         stores = self._default | dict.fromkeys(listing.stores)
         missing = [store for store in stores if store not in listing.stores]
         text = [ruleset.frame(replace=listing.chain is False)]
@@ -126,8 +124,8 @@ class Nftables:
         self._batches(groups, self._take)
 
     def held(self) -> list[Held]:
-        """What the kernel holds now. Dear: see the module's docstring."""
-        return [held for elements in self._list().stores.values() for held in elements]
+        """What the kernel holds now. 100,000 take most of a second: not to be asked often."""
+        return [held for elements in _kernel(_netlink.listing).stores.values() for held in elements]
 
     def stop(self, keep: bool) -> None:
         """Lets go of the library; without `keep` deletes the table, and with it every ban."""
@@ -139,9 +137,8 @@ class Nftables:
 
     def counters(self) -> dict[str, int]:
         """`{"packets": N}`: refused since the table was made. Its cost does not grow with the number of bans."""
-        objects = self._json(f"list counters table {ruleset.TABLE}\n")
-        counters = [each["counter"] for each in objects if "counter" in each]
-        return {"packets": sum(each["packets"] for each in counters if ruleset.store_named(each["name"]))}
+        found = _kernel(_netlink.counters)
+        return {"packets": sum(packets for name, packets in found.items() if ruleset.store_named(name))}
 
     def _batches(self, groups: Mapping[str, dict[str, str]], carry: Callable[[str, dict[str, str]], int]) -> None:
         """One set a transaction, so that a full one keeps nothing out of the others; the first error is raised last."""
@@ -184,23 +181,6 @@ class Nftables:
         assert self._known is not None  # noqa: S101 - for the type checker
         return self._known
 
-    def _list(self) -> Listing:
-        """Read through a library of its own, so that the 150 MB of a long list go back when it is closed."""
-        return ruleset.read(self._json(f"list table {ruleset.TABLE}\n"))
-
-    def _json(self, text: str) -> list[dict[str, Any]]:
-        self._open()
-        library = _Library(JSON)
-        try:
-            printed, said = library.run(text)
-        finally:
-            library.close()
-        code = _code(said) if said else 0
-        if code and code != errno.ENOENT:
-            raise _refusal(code, said)
-        found: list[dict[str, Any]] = json.loads(printed)["nftables"] if printed else []
-        return found
-
     def _must(self, text: str) -> None:
         code = self._run(text)
         if code:
@@ -208,12 +188,12 @@ class Nftables:
 
     def _run(self, text: str) -> int:
         """One transaction. The kernel's errno, 0 where it took it, -1 where the library refused the text itself."""
-        _, self._said = self._open().run(text)
+        self._said = self._open().run(text)
         return _code(self._said) if self._said else 0
 
     def _open(self) -> _Library:
         if self._library is None:
-            generation()  # the library ends the process where this would raise
+            _kernel(_netlink.generation)  # the library ends the process where this would raise
             self._library = _Library()
         self._library.guard()
         return self._library
@@ -222,25 +202,24 @@ class Nftables:
 class _Library:
     """A context of libnftables(3) and its thread."""
 
-    def __init__(self, flags: int = 0) -> None:
+    def __init__(self) -> None:
         self._thread = threading.get_ident()
         self._c = _load()
         self._context = self._c.nft_ctx_new(0)
         self._c.nft_ctx_buffer_output(self._context)
         self._c.nft_ctx_buffer_error(self._context)
-        self._c.nft_ctx_output_set_flags(self._context, flags)
 
     def guard(self) -> None:
         if threading.get_ident() != self._thread:
             raise RuntimeError("nftables was used by two threads; libnftables would end the process")
 
-    def run(self, text: str) -> tuple[bytes, str]:
-        """What it printed, and what it complained of ("" where all went well)."""
+    def run(self, text: str) -> str:
+        """Gives it one transaction. What the library complained of, "" where all went well."""
         self.guard()
         failed = self._c.nft_run_cmd_from_buffer(self._context, text.encode("ascii"))
-        printed = self._c.nft_ctx_get_output_buffer(self._context)
+        self._c.nft_ctx_get_output_buffer(self._context)  # empties it
         said = self._c.nft_ctx_get_error_buffer(self._context)
-        return printed or b"", (said or b"unknown error").decode("utf-8", "replace") if failed else ""
+        return (said or b"unknown error").decode("utf-8", "replace") if failed else ""
 
     def close(self) -> None:
         self.guard()
@@ -256,30 +235,17 @@ def _load() -> ctypes.CDLL:
     c.nft_ctx_new.argtypes, c.nft_ctx_new.restype = [ctypes.c_uint32], ctypes.c_void_p
     for name in ("nft_ctx_free", "nft_ctx_buffer_output", "nft_ctx_buffer_error"):
         getattr(c, name).argtypes = [ctypes.c_void_p]
-    c.nft_ctx_output_set_flags.argtypes, c.nft_ctx_output_set_flags.restype = [ctypes.c_void_p, ctypes.c_uint], None
     for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
         getattr(c, name).argtypes, getattr(c, name).restype = [ctypes.c_void_p], ctypes.c_char_p
     c.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     return c
 
 
-def generation() -> int:
-    """The number of ruleset changes in this network namespace, by whomever; microseconds. Raises ActionError.
-
-    nfgenmsg and NFT_MSG_GETGEN of linux/netfilter/nf_tables.h; NFTA_GEN_ID is the first attribute, big-endian.
-    """
-    request = struct.pack("=IHHIIBBH", 20, NFT_MSG_GETGEN, NLM_F_REQUEST, 1, 0, 0, 0, 0)
+def _kernel(question: Callable[[], Result]) -> Result:
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as netlink:
-            netlink.send(request)
-            answer = netlink.recv(4096)
+        return question()
     except OSError as error:
         raise _refusal(error.errno or -1, str(error)) from error
-    if struct.unpack_from("=H", answer, 4)[0] == NLMSG_ERROR:  # a negative errno follows the header
-        code = -struct.unpack_from("=i", answer, 16)[0]
-        raise _refusal(code, os.strerror(code))
-    number: int = struct.unpack_from(">I", answer, 24)[0]
-    return number
 
 
 def _check(store: Store) -> None:
