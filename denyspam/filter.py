@@ -266,8 +266,8 @@ def _expected(sample: Sample) -> str:
 
 def _said(got: Sample, asked: Sample) -> str:
     """`got` in the words of a sample's head; the id, user and count only where the head asks for them."""
-    if got.kind is None:
-        return "none"
+    if got.kind is None or got.kind == IGNORE:
+        return got.kind or "none"
     words = [got.kind]
     if got.address is not None:
         words.append(got.address)

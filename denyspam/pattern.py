@@ -6,7 +6,7 @@ Text outside holes is literal. Three kinds of hole:
 - typed ones (`HOLES`), which the server prints: a bounded run of an exact character set that never contains the
   literal character that follows it, so there is one way only to read a line;
 - `{<rcpt>}`, an SMTP path with its angle brackets: it cannot end inside quotes or before an escaped character;
-- the client's own text: `{*}` (anything), `{user}` (anything, kept as the login name) and `{helo}`.
+- the client's own text: `{*}` (anything), `{user}` (anything, kept as the login name) and `{said}`.
 `{?…}` may be absent; `{(a|b)}` is one of several; a backslash makes `{ } \\` (and inside `{(…)}` also `| ( )`) literal.
 
 What a stranger could forge is refused when the pattern is compiled, with the reason and what to write instead:
@@ -15,8 +15,10 @@ What a stranger could forge is refused when the pattern is compiled, with the re
   literals and typed holes alone;
 - a literal after the client's text, unless it is the way from the line's end to the address: the client could write
   it, and so choose the kind;
-- {helo}, the one client's text allowed before an address that is read from the start, must be followed by one literal
-  and {ip}; where that literal with an address occurs again in the line, the line says two things and is not taken.
+- {said} is the one text of the client's that may stand before an address read from the start. It ends at the
+  first place from where the rest of the pattern fits; where that fits from a second place too, the line says two things
+  and this pattern does not take it.
+  Used again it means the same text again.
 
 Limits: it cannot know which fields a server takes from the client unchanged. Never name such a field {word} or {name}.
 Cost: linear in the line; no repetition inside a repetition except in {<rcpt>}, whose branches start differently.
@@ -37,14 +39,25 @@ except ImportError:  # Python 3.10
     import sre_constants as sre
     import sre_parse as sre_parser
 
-CLIENTS_TEXT = ("*", "user", "helo")
+CLIENTS_TEXT = ("*", "user", "said")
 IGNORE = "ignore"  # the kind of a pattern that takes a line away from those below: no finding
 
 DIGITS = frozenset(string.digits.encode())
 ALNUM = frozenset((string.ascii_letters + string.digits).encode())
 IP = frozenset(b"0123456789abcdefABCDEF:.")
-HELO = b"(?P<helo>.{0,8192}?)"  # 8192: exim's LOG_BUFFER_SIZE
+SAID = b"(?P<said>.{0,8192}?)"  # 8192: exim's LOG_BUFFER_SIZE, the longest line of the three servers
 VISIBLE = frozenset(range(33, 256)) - {127}
+
+
+def _path() -> bytes:
+    """`<…>`, RFC 5321 4.1.2: text, quoted strings and escapes. Unrolled, so that every byte has one way to be taken.
+
+    sendmail and exim double the backslashes of what they log, others do not: what two of them before a quote mean, an
+    escaped quote or the end of the quoted string, cannot be told. Such a path is not taken.
+    """
+    escape = rb'(?:\\[^\\]|(?:\\\\){1,64}(?![\\"]))'
+    quoted = rb'"[^"\\]{0,1024}(?:' + escape + rb'[^"\\]{0,1024}){0,256}"'
+    return rb'<[^<>"\\]{0,1024}(?:(?:' + escape + b"|" + quoted + rb')[^<>"\\]{0,1024}){0,256}>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +118,9 @@ HOLES = {
         2,
         2048,
         (b"<qx@zv.example>", b'<"w j"@k.example>', b"<>"),
-        rb'<[^<>"\\]{0,1024}(?:(?:\\.|"[^"\\]{0,1024}(?:\\.[^"\\]{0,1024}){0,256}")[^<>"\\]{0,1024}){0,256}>',
+        _path(),
     ),
-    "helo": HoleType(
-        "the name a client gave itself, before its {ip}", VISIBLE, 0, 8192, (b"qx.zv", b"[192.0.2.9]", b"w-j")
-    ),
+    "said": HoleType("what the client said, before its {ip}", VISIBLE, 0, 8192, (b"qx.zv", b"[192.0.2.9]", b"w-j")),
     "user": HoleType("a login name, by the client", VISIBLE, 0, 255, (b"qxzv", b"w.j", b"k@v.example")),
     "*": HoleType("any text, by the client or not", VISIBLE, 0, 0, (b"qxzv wj", b"", b"9kk vv")),
 }
@@ -191,7 +202,7 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
     for index, (leaf, inside) in enumerate(leaves):
         if isinstance(leaf, Hole):
             places.setdefault(leaf.name, []).append(index)
-            if inside == "{(…)}" and leaf.name in ("ip", "id", "user", "helo", "*"):
+            if inside == "{(…)}" and leaf.name in ("ip", "id", "user", "said", "*"):
                 raise PatternError(
                     f"{{{leaf.name}}} cannot stand in {{(…)}}: write one pattern for each case", leaf.column
                 )
@@ -199,10 +210,11 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
                 raise PatternError(
                     f"{{{leaf.name}}} cannot stand in {{?…}}: write one pattern with it and one without", leaf.column
                 )
-    for name in ("ip", "id", "user", "helo"):
+    for name in ("ip", "id", "user"):
         if len(places.get(name, ())) > 1:
             second = leaves[places[name][1]][0].column
             raise PatternError(f"a second {{{name}}}: keep the client's and write {{word}} for the other", second)
+    said = places.get("said", [None])[0]
     address, queue = places.get("ip", [None])[0], places.get("id", [None])[0]
     if kind != IGNORE and address is None and (queue is None or leaves[queue][1]):
         raise PatternError(
@@ -213,14 +225,14 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
 
     free = [index for name in ("*", "user") for index in places.get(name, ())]
     first = min(free, default=len(leaves))
-    decided = [leaf for leaf, inside in leaves[:first] if isinstance(leaf, Literal) and not inside]
+    decided = [leaf for leaf, inside in leaves[:first] if isinstance(leaf, Literal) and inside != "{?…}"]
     if not any(re.search(rb"[A-Za-z<=>]", literal.text) for literal in decided):
         where = leaves[first][0].column if first < len(leaves) else 0
         raise PatternError(
             "no fixed word before the free text: a client could make any line look so; begin with the words the server prints",
             where,
         )
-    for name, place in (("id", queue), ("helo", places.get("helo", [None])[0])):
+    for name, place in (("id", queue), ("said", said)):
         if place is not None and place > first:
             raise PatternError(
                 f"{{{name}}} after free text: the client could write it; put it before, or write {{word}}",
@@ -249,20 +261,14 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
                 f"`{text}` stands after free text, where the client could write it: end the pattern with {{*}} before it",
                 leaf.column,
             )
-    if "helo" in places:
-        rest = leaves[places["helo"][0] + 1 :]
-        literals = [
-            leaf
-            for leaf, _ in rest[
-                : next((i for i, (leaf, _) in enumerate(rest) if not isinstance(leaf, Literal)), len(rest))
-            ]
-        ]
-        after = rest[len(literals)][0] if len(literals) < len(rest) else None
-        if not literals or not isinstance(after, Hole) or after.name != "ip":
-            raise PatternError(
-                "{helo} must be followed by a literal and {ip}, as in ({helo}) [{ip}]: elsewhere write {*}",
-                leaves[places["helo"][0]][0].column,
-            )
+    if said is not None and (address is None or address < said or address > first):
+        raise PatternError(
+            "{said} stands before the client's {ip}, as in ({said}) [{ip}]: elsewhere write {*}", leaves[said][0].column
+        )
+    if said is not None and not (isinstance(leaves[said + 1][0], Literal) and any(
+        isinstance(leaf, Literal) and len(leaf.text) > 1 for leaf, _ in leaves[said + 1 : address]
+    )):
+        raise PatternError("{said} needs a literal after it that ends it: write the text the server prints there", leaves[said][0].column)
 
 
 # -- parts to regex --------------------------------------------------------------------------------------------------
@@ -311,8 +317,8 @@ def _hole(hole: Hole, after: _Next) -> bytes:
     name, kind = hole.name, HOLES[hole.name]
     if name == "*":
         return b".*"
-    if name == "helo":
-        return HELO
+    if name == "said":
+        return SAID
     if name == "user":  # before an anchor from the end all of it is the user's text, else it ends where a word does
         return b"(?P<user>.*)" if after.literals else rb"(?P<user>[^\s,;()<>\[\]]{0,255})"
     if name == "ip":
@@ -369,24 +375,28 @@ def _merge(parts: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(found)
 
 
-def _settle_helo(regex: bytes, parts: Sequence[Part]) -> bytes:
-    """The client's name ends at the first place where its literal and an address follow; and they must not follow again.
+def _since(parts: Sequence[Part]) -> list[Part] | None:
+    """What stands after {said}; inside a {?…} on to what stands after that."""
+    for index, part in enumerate(parts):
+        inner = _since(part.parts) if isinstance(part, Maybe) else None
+        if inner is not None or (isinstance(part, Hole) and part.name == "said"):
+            return [*(inner or ()), *parts[index + 1 :]]
+    return None
+
+
+def _settle_said(regex: bytes, parts: Sequence[Part]) -> bytes:
+    """The client's words end at the first place from where the pattern fits, and it must not fit from another.
 
     A lookahead is atomic, so the first place is final: (?=(…)) and its repetition are what 3.11 writes as (?>…).
     """
-    leaves = [leaf for leaf, _ in _leaves(parts)]
-    place = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, Hole) and leaf.name == "helo"), None)
-    if place is None:
+    since = _since(parts)
+    if since is None:
         return regex
-    text = b""
-    for leaf in leaves[place + 1 :]:
-        if not isinstance(leaf, Literal):
-            break
-        text += leaf.text
+    ending = re.sub(rb"\?P<(?:ip|id|user)>", b"?:", _regex(since, _Next())).removesuffix(b".*")
+    before, _, after = regex.partition(SAID)
+    regex = before + b"(?=" + SAID + ending.replace(SAID, b"(?P=said)") + b")(?P=said)" + after.replace(SAID, b"(?P=said)")
     form = HOLES["ip"].form or b""
-    ending = re.escape(text) + form.replace(b"?P<ip>", b"?:")
-    regex = regex.replace(HELO, b"(?=" + HELO + ending + b")(?P=helo)")
-    return regex.replace(form, form + b"(?(helo)(?!.*" + ending + b")|)")
+    return regex.replace(form, form + b"(?(said)(?!.*" + ending.replace(SAID, b".*") + b")|)")
 
 
 def _example(parts: Sequence[Part], turn: int) -> bytes:
@@ -407,7 +417,7 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
     """The pattern for a line's body (what follows `program[pid]: `). Raises PatternError."""
     parts = _merge(parts)
     _judge(kind, parts)
-    regex = _settle_helo(_regex(parts, _Next()), parts)
+    regex = _settle_said(_regex(parts, _Next()), parts)
     last = parts[-1]
     if isinstance(last, Hole) and last.name == "*":
         regex = regex.removesuffix(b".*")
