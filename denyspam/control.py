@@ -8,6 +8,7 @@ closed, the daemon goes on.
 from __future__ import annotations
 
 import asyncio
+import errno
 import grp
 import json
 import os
@@ -45,7 +46,7 @@ class Server:
         self._open = 0
 
     async def start(self) -> None:
-        """Raises OSError; RuntimeError where another daemon listens there."""
+        """Raises OSError."""
         os.makedirs(os.path.dirname(self._path), mode=0o755, exist_ok=True)
         if os.path.exists(self._path):
             with socket.socket(socket.AF_UNIX) as probe:
@@ -54,7 +55,7 @@ class Server:
                 except OSError:
                     os.unlink(self._path)  # left by a daemon that was killed
                 else:
-                    raise RuntimeError(f"another denyspam listens at {self._path}")
+                    raise OSError(errno.EADDRINUSE, "another denyspam listens there")
         mask = os.umask(0o177)  # never open to all, not even for a moment
         try:
             self._server = await asyncio.start_unix_server(self._serve, self._path, limit=REQUEST)

@@ -23,13 +23,23 @@ LONGEST_WAIT = 30.0  # seconds between two tries
 
 
 class Enforcer:
-    """One action and its thread. `confirmed` is called on the loop with the bans that the firewall took."""
+    """One action and its thread.
 
-    def __init__(self, action: Action, clock: Callable[[], float], confirmed: Callable[[Sequence[Ban]], None]) -> None:
+    On the loop, `confirmed` is called with the bans that the firewall took, and `broke` with an error that is a bug.
+    """
+
+    def __init__(
+        self,
+        action: Action,
+        clock: Callable[[], float],
+        confirmed: Callable[[Sequence[Ban]], None],
+        broke: Callable[[BaseException], None],
+    ) -> None:
         self.fault: str | None = None
         self._action = action
         self._clock = clock
         self._confirmed = confirmed
+        self._broke = broke
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="firewall")
         self._orders: dict[Target, Ban | None] = {}
         self._wake = asyncio.Event()
@@ -71,10 +81,10 @@ class Enforcer:
 
     async def stop(self, keep: bool) -> None:
         """Give what waits one last try, then let go of the action."""
-        if self._task is not None:
+        if self._task is not None and not self._task.done():
+            self._wake.set()
             await self.settled()
             self._task.cancel()
-            self._task = None
         try:
             await self._call(lambda: self._action.stop(keep))
         except ActionError as error:
@@ -87,6 +97,12 @@ class Enforcer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, verb)
 
     async def _run(self) -> None:
+        try:
+            await self._work()
+        except Exception as error:
+            self._broke(error)
+
+    async def _work(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()

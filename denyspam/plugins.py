@@ -16,7 +16,7 @@ from typing import Protocol
 from denyspam.events import ActionError, Ban, FilterError, Held, SettingsError, Target
 from denyspam.filter import Filter
 from denyspam.grammar import parse_filter
-from denyspam.settings import Settings
+from denyspam.settings import Settings, parse
 
 FILTERS = "/etc/denyspam/filters"
 LARGEST = 1_000_000  # bytes of a filter file; the shipped ones have some tens of thousands
@@ -115,6 +115,23 @@ def _parse(path: str) -> Filter:
     if len(data) > LARGEST:
         raise FilterError(f"this is larger than {LARGEST:,} bytes, which no filter is", path)
     return parse_filter(text, path)
+
+
+def read_settings(conf: str) -> Settings:
+    """What the configuration file says. SettingsError for what is wrong with it."""
+    try:
+        with open(conf, "rb") as file:
+            return parse(file.read(LARGEST).decode("utf-8"), conf)
+    except OSError as error:
+        raise SettingsError(f"the configuration cannot be read: {error.strerror}", conf) from error
+    except UnicodeDecodeError:
+        raise SettingsError("the configuration is no text in UTF-8", conf) from None
+
+
+def load(conf: str) -> tuple[Settings, dict[str, list[Filter]]]:
+    """What the configuration file says, and log -> filters. SettingsError for all that is wrong with any of it."""
+    settings = read_settings(conf)
+    return settings, Filters(conf).of(settings)
 
 
 def load_action(settings: Settings) -> Action:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from denyspam.events import OFFENCES, Ban, Event, Network, Past, Policy, Release, Target
+from denyspam.events import HARMLESS, Ban, Event, Network, Past, Policy, Release, Target
 from denyspam.window import LATE, Window
 
 RING = 16_384  # events kept as evidence
@@ -68,16 +68,11 @@ class Judge:
         self._capacity = capacity
         self._allow = tuple(allow)
         self.spare(own)
-        # kind -> port list -> the policies that count this kind on these ports, in the order written
-        self._counters: dict[str, dict[tuple[int, ...], list[_Counter]]] = {}
-        self._all: list[_Counter] = []
+        self._all = [_Counter(policy, Window(policy.hits, policy.within, capacity)) for policy in self.policies]
+        self._by_kind: dict[str, dict[tuple[int, ...], list[_Counter]]] = {kind: {} for kind in HARMLESS}
         self._windows: dict[tuple[int, ...], list[Window]] = {}
-        for policy in self.policies:
-            counter = _Counter(policy, Window(policy.hits, policy.within, capacity))
-            self._all.append(counter)
-            for kind in OFFENCES if policy.kind == "any" else (policy.kind,):
-                self._counters.setdefault(kind, {}).setdefault(policy.ports or ports, []).append(counter)
-            self._windows.setdefault(policy.ports or ports, []).append(counter.window)
+        for counter in self._all:
+            self._windows.setdefault(counter.policy.ports or ports, []).append(counter.window)
         longest = max((policy.within for policy in self.policies), default=0.0)
         strikes = (policy.forget or YEAR for policy in self.policies if policy.ceiling is not None)
         self._keep = max(longest + LATE, *strikes, 0.0)
@@ -114,6 +109,16 @@ class Judge:
         wide: Network = host.supernet(new_prefix=width)
         return host if self.spared(wide) else wide
 
+    def _counters(self, kind: str) -> dict[tuple[int, ...], list[_Counter]]:
+        """Port list -> the policies that count this kind on these ports, in the order written."""
+        found = self._by_kind.get(kind)
+        if found is None:
+            found = self._by_kind[kind] = {}
+            for counter in self._all:
+                if counter.policy.kind in (kind, "any"):
+                    found.setdefault(counter.policy.ports or self.ports, []).append(counter)
+        return found
+
     def _keys(self, address: str, counters: Sequence[_Counter]) -> list[str]:
         """The address's key for each counter; empty where it is spared (and then it is under every width)."""
         keys = (self._key(address, counter.policy.prefix) for counter in counters)
@@ -130,7 +135,7 @@ class Judge:
         bans: list[Ban] = []
         if event.time is None or event.address is None:
             return bans
-        for ports, counters in self._counters.get(event.kind, {}).items():
+        for ports, counters in self._counters(event.kind).items():
             keys = self._keys(event.address, counters)
             if not keys:
                 break
@@ -231,6 +236,11 @@ class Judge:
         return found
 
     @property
+    def memory(self) -> float:
+        """Seconds for which a past ban still matters: to late hits, and as a strike."""
+        return self._keep
+
+    @property
     def tracked(self) -> int:
         """Keys with hits in a window, over all policies."""
         return sum(len(counter.window) for counter in self._all)
@@ -279,7 +289,7 @@ class Judge:
             return
         for span in self._unread.pop((event.file, event.offset), ()):
             self._apply(span)
-        for ports, counters in self._counters.get(event.kind, {}).items():
+        for ports, counters in self._counters(event.kind).items():
             keys = self._keys(event.address, counters)
             for key in keys:
                 for span in list(self._waiting.get((key, ports), ())):

@@ -1,0 +1,535 @@
+"""cli: the commands. Edge; thin: what they do stands elsewhere, here is what they print and how they exit.
+
+Exit codes: 0 done, 1 the answer is no, 2 usage or a log that cannot be read, 69 the daemon does not answer,
+77 not permitted, 78 bad configuration. `--json` prints nothing but JSON on stdout; messages go to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import tzinfo
+from typing import Any
+
+from denyspam import __version__, show
+from denyspam.events import HARMLESS, ActionError, Event, SettingsError
+
+CONF = "/etc/denyspam/denyspam.conf"
+DONE, NO, USAGE, UNAVAILABLE, FORBIDDEN, CONFIG = 0, 1, 2, 69, 77, 78
+
+
+class Failed(Exception):
+    """The command ends here: what to say, and the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program. Ends the process with one of the exit codes above."""
+    sys.exit(_main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    asked = _parser().parse_args(arguments)
+    asked.conf = getattr(asked, "conf", None)
+    try:
+        code: int = asked.command(asked)
+        sys.stdout.flush()
+    except Failed as error:
+        return _fail(str(error), error.code)
+    except SettingsError as error:
+        return _fail(str(error), CONFIG)
+    except BrokenPipeError:  # `denyspam events … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return DONE
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"denyspam: {message}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-c", dest="conf", metavar="CONF", default=argparse.SUPPRESS, help=f"default: {CONF}")
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    note = argparse.ArgumentParser(add_help=False)
+    note.add_argument("--note", metavar="TEXT", default="", help="why; kept in the ledger")
+    parser = argparse.ArgumentParser(
+        prog="denyspam",
+        parents=[common],
+        description="Bans virus senders, relay probers and spammers from port 25 by what the mail log says of them.",
+        epilog="Example: denyspam events /var/log/mail.log | less",
+    )
+    parser.add_argument("--version", action="version", version=f"denyspam {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, function: Any, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, parents=[common, *parents])
+        made.set_defaults(command=function)
+        return made
+
+    command("run", _run, "run the daemon in the foreground; SIGHUP reloads, SIGTERM stops, bans stay")
+    command("list", _list, "the bans that hold", as_json)
+    command("status", _status, "how the daemon is; exit 69 until it is ready", as_json)
+    why = command("why", _why, "why an address is banned, or is not; exit 1 if it is not", as_json)
+    why.add_argument("address", metavar="ADDR")
+    ban = command("ban", _ban, "ban addresses or networks by hand", note)
+    ban.add_argument("addresses", metavar="ADDR", nargs="+", help="an address, a network, or - for one a line on stdin")
+    ban.add_argument("--for", dest="duration", metavar="TIME", default="1h", help="how long, such as 30m or 7d (1h)")
+    release = command("release", _release, "release bans; exit 1 if one of them was none", note)
+    release.add_argument("addresses", metavar="ADDR", nargs="*")
+    release.add_argument("--all", action="store_true", help="all of them")
+    command("flush", _flush, "empty the kernel's sets and end all bans, daemon or not")
+    check = command("check", _check, "test the configuration and filters as run and reload would; exit 78 if wrong")
+    check.add_argument("filters", metavar="FILTER", nargs="*", help="a filter's name or file: test only these")
+    found = command("events", _events, "what the filters see in log files", as_json)
+    found.add_argument("--filter", dest="filters", metavar="NAME", action="append", default=[], help="only this filter")
+    found.add_argument("--all", action="store_true", help="also accept, defer and other kinds that are no offence")
+    replay = command("replay", _replay, "what the policy would have done with log files", as_json)
+    for each in (found, replay):
+        each.add_argument("--year", type=int, help="the year of stamps without one (the file's own tells it otherwise)")
+        each.add_argument("files", metavar="FILE", nargs="+", help="a log, also .gz .bz2 .xz .zst, or - for stdin")
+    return parser
+
+
+# --- the daemon -------------------------------------------------------------------------------------------------------
+
+
+def _run(asked: argparse.Namespace) -> int:
+    import logging
+
+    from denyspam import daemon
+
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "  # the journal has a clock of its own
+    logging.basicConfig(level=logging.INFO, format=f"{stamp}denyspam[{os.getpid()}]: %(message)s", stream=sys.stderr)
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    try:
+        daemon.run(asked.conf or CONF)
+    except daemon.Unavailable as error:
+        raise Failed(str(error), error.code) from error
+    except ActionError as error:
+        raise Failed(str(error), FORBIDDEN if "not permitted" in str(error) else UNAVAILABLE) from error
+    return DONE
+
+
+def _ask(asked: argparse.Namespace, request: dict[str, Any]) -> Any:
+    """The daemon's answer to one request."""
+    from denyspam import control
+
+    try:
+        answer = control.ask(_socket(asked), request)
+    except control.Forbidden as error:
+        raise Failed(str(error), FORBIDDEN) from error
+    except control.Unreachable as error:
+        raise Failed(str(error), UNAVAILABLE) from error
+    if "error" in answer:
+        raise Failed(answer["error"], answer["code"])
+    return answer["ok"]
+
+
+def _socket(asked: argparse.Namespace) -> str:
+    """Where the daemon listens. Without a readable configuration, at the default place."""
+    from denyspam.plugins import read_settings
+    from denyspam.settings import Settings
+
+    if asked.conf is None and not os.path.exists(CONF):
+        return Settings().socket
+    return read_settings(asked.conf or CONF).socket
+
+
+# --- what holds -------------------------------------------------------------------------------------------------------
+
+
+def _list(asked: argparse.Namespace) -> int:
+    bans = _ask(asked, {"command": "list"})
+    if asked.json:
+        print(json.dumps(bans))
+        return DONE
+    zone, now = _zone(), time.time()
+    rows = [
+        (
+            ban["address"],
+            ban["rule"] + ("" if ban["state"] == "active" else " (pending)"),
+            show.moment(ban["since"], zone),
+            show.duration(ban["until"] - now),
+            str(ban["hits"]),
+            show.line(ban["note"].encode(), 40),
+        )
+        for ban in bans
+    ]
+    _table(("ADDRESS", "RULE", "SINCE", "LEFT", "HITS", "NOTE"), rows, right=(3, 4))
+    count = f"{len(bans)} bans" if len(bans) != 1 else "1 ban"
+    print(count if bans else "nothing is banned", file=sys.stderr)
+    return DONE
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """Columns as wide as what stands in them; a column without anything in it is left out."""
+    if not rows:
+        return
+    shown = [column for column in range(len(head)) if any(row[column] for row in rows)]
+    widths = {column: max(len(head[column]), *(len(row[column]) for row in rows)) for column in shown}
+    for row in (head, *rows):
+        cells = (row[at].rjust(widths[at]) if at in right else row[at].ljust(widths[at]) for at in shown)
+        print("  ".join(cells).rstrip())
+
+
+def _status(asked: argparse.Namespace) -> int:
+    status = _ask(asked, {"command": "status"})
+    if asked.json:
+        print(json.dumps(status))
+    else:
+        for line in _status_lines(status):
+            print(line)
+    return DONE if status["ready"] else UNAVAILABLE
+
+
+def _status_lines(status: dict[str, Any]) -> Iterable[str]:
+    zone, now = _zone(), time.time()
+    mode = f"{status['action']}, {status['mode']}"
+    state = "ready" if status["ready"] else "starting"
+    yield f"{state}: pid {status['pid']} ({mode}), since {show.moment(status['started'], zone)}"
+    yield (
+        f"{status['active']} bans hold ({status['pending']} not yet in the kernel); since the start "
+        f"{status['bans']} decided, {status['releases']} ended, {status['late']} were over already"
+    )
+    yield f"{status['tracked']} addresses counted, {status['unresolved']} offences wait for their client's address"
+    for kind, filters in status["events"].items():
+        yield f"{kind}: " + ", ".join(f"{count} by {name}" for name, count in filters.items())
+    for path, log in status["logs"].items():
+        words = [f"{log['events']} events", f"read up to {show.moment(log['clock'], zone)}"]
+        if not log["present"]:
+            words.append("NOT THERE")
+        if log["behind"]:
+            words.append(f"behind by {show.duration(now - log['clock'])}")
+        for key, text in (
+            ("overlong", "lines too long"),
+            ("bad_address", "addresses unreadable"),
+            ("bad_time", "times unusable"),
+            ("lost", "times its place was lost"),
+        ):
+            if log[key]:
+                words.append(f"{log[key]} {text}")
+        yield f"{path}: " + ", ".join(words)
+    for name in ("ledger", "firewall"):
+        if status[name]["fault"]:
+            yield f"{name} FAULT: {status[name]['fault']} ({status[name]['waiting']} waiting)"
+
+
+def _why(asked: argparse.Namespace) -> int:
+    found = _ask(asked, {"command": "why", "address": asked.address})
+    banned = bool(found["bans"])
+    if asked.json:
+        print(json.dumps(found))
+        return DONE if banned else NO
+    for line in _why_lines(found):
+        print(line)
+    return DONE if banned else NO
+
+
+def _why_lines(found: dict[str, Any]) -> Iterable[str]:
+    zone, now = _zone(), time.time()
+    kernel = {True: "the kernel holds it", False: "the kernel does not hold it", None: "the firewall does not answer"}
+    for ban in found["bans"]:
+        ports = " ".join(map(str, ban["ports"]))
+        yield (
+            f"{ban['address']} is banned from port {ports} until {show.moment(ban['until'], zone)} "
+            f"({show.duration(ban['until'] - now)} left); {kernel[found['kernel']]}"
+        )
+        note = f": {show.line(ban['note'].encode())}" if ban["note"] else ""
+        hits = f", {ban['hits']} hits" if ban["hits"] else ""
+        yield f"  rule {ban['rule']}{hits}, since {show.moment(ban['since'], zone)}{note}"
+    if not found["bans"]:
+        yield f"{found['address']} is not banned" + (f"; {kernel[True]} all the same" if found["kernel"] else "")
+    if found["spared"]:
+        yield "  it is never banned: loopback, an own address or in `allow`"
+    elif found["counted"] not in (None, found["address"]):
+        yield f"  it is counted and banned as {found['counted']}"
+    for count in found["counts"]:
+        yield f"  {count['policy']}: {count['hits']} hits now, the limit is {count['limit']}"
+    if found["lines"]:
+        yield "" if found["bans"] else f"  last time ({found['history'][0]['state']}):"
+        for one in found["lines"]:
+            place = f"{one['filter']}, {one['file']} at {one['offset']}"
+            yield f"  {show.moment(one['time'], zone)} {one['kind']} ({place})"
+            yield f"    {show.line(one['text'].encode(), 200)}"
+    past = [row for row in found["history"] if row["ended"] is not None]
+    if past:
+        yield ""
+        yield "  before:"
+    for row in past:
+        end = f" {row['end_note']}" if row["end_note"] else ""
+        note = f" [{row['note']}]" if row["note"] else ""
+        yield (
+            f"  {show.moment(row['since'], zone)} {row['address']} {row['rule']} for "
+            f"{show.duration(row['until'] - row['since'])}{note}, {row['state']} {show.moment(row['ended'], zone)}"
+            f"{show.line(end.encode())}"
+        )
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------------
+
+
+def _ban(asked: argparse.Namespace) -> int:
+    from denyspam.grammar import parse_duration
+
+    try:
+        seconds = parse_duration(asked.duration)
+    except ValueError as error:
+        raise Failed(f"--for {asked.duration[:100]}: {getattr(error, 'message', error)}", USAGE) from None
+    addresses = list(_addresses(asked.addresses))
+    if not addresses:
+        raise Failed("no address given", USAGE)
+    answer = _ask(asked, {"command": "ban", "addresses": addresses, "seconds": seconds, "note": asked.note})
+    for ban in answer["banned"][:20]:
+        print(f"banned {ban['address']} for {show.duration(seconds)}")
+    if len(answer["banned"]) > 20:
+        print(f"… and {len(answer['banned']) - 20} more")
+    _firewall(answer)
+    return DONE
+
+
+def _addresses(words: Iterable[str]) -> Iterable[str]:
+    """The addresses given; `-` stands for the lines of stdin, where `#` begins a comment."""
+    from ipaddress import ip_network
+
+    for word in words:
+        lines = sys.stdin if word == "-" else [word]
+        for number, line in enumerate(lines, 1):
+            text = line.partition("#")[0].strip() if word == "-" else line
+            if not text:
+                continue
+            try:
+                ip_network(text)
+            except ValueError as error:
+                place = f"line {number}: " if word == "-" else ""
+                raise Failed(
+                    f"{place}{text[:100]!r} is no address or network ({error}); nothing was done", USAGE
+                ) from None
+            yield text
+
+
+def _release(asked: argparse.Namespace) -> int:
+    if asked.all == bool(asked.addresses):
+        raise Failed("name the addresses to release, or --all", USAGE)
+    addresses = list(_addresses(asked.addresses))
+    answer = _ask(asked, {"command": "release", "addresses": addresses, "all": asked.all, "note": asked.note})
+    for address in answer["released"]:
+        print(f"released {address}")
+    for address in answer["missing"]:
+        print(f"denyspam: {address} is not banned", file=sys.stderr)
+    _firewall(answer)
+    return NO if answer["missing"] else DONE
+
+
+def _firewall(answer: dict[str, Any]) -> None:
+    if answer["fault"]:
+        print(f"denyspam: the firewall refused and is tried again: {answer['fault']}", file=sys.stderr)
+
+
+def _flush(asked: argparse.Namespace) -> int:
+    """Through the daemon where one answers, else with our own hands."""
+    from denyspam import control
+    from denyspam.plugins import read_settings
+
+    settings = read_settings(asked.conf or CONF)
+    try:
+        answer = control.ask(settings.socket, {"command": "flush"}, seconds=600)
+    except control.Forbidden as error:
+        raise Failed(str(error), FORBIDDEN) from error
+    except control.Unreachable:
+        from denyspam import daemon
+
+        try:
+            count = daemon.flush(settings)
+        except daemon.Unavailable as error:
+            raise Failed(str(error), error.code) from error
+        except ActionError as error:
+            raise Failed(str(error), FORBIDDEN if "not permitted" in str(error) else UNAVAILABLE) from error
+    else:
+        if "error" in answer:
+            raise Failed(answer["error"], answer["code"])
+        _firewall(answer["ok"])
+        count = answer["ok"]["released"]
+    print(f"released {count} bans")
+    return DONE
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _check(asked: argparse.Namespace) -> int:
+    from denyspam.plugins import Filters, load, load_action
+
+    conf = asked.conf or CONF
+    if asked.filters:
+        filters = Filters(conf)
+        for name in asked.filters:
+            try:
+                found = filters.load(name)
+            except LookupError as error:
+                raise Failed(str(error.args[0]), CONFIG) from None
+            print(f"{found.file}: {len(found.patterns)} patterns, {len(found.samples)} samples: ok")
+        return DONE
+    settings, logs = load(conf)
+    load_action(settings)
+    for path, each in logs.items():
+        if not os.path.exists(path):
+            print(f"denyspam: note: {path} does not exist yet", file=sys.stderr)
+        print(f"{path}: filters {', '.join(one.name for one in each)}")
+    print(f"{conf}: {len(settings.policies)} policies: ok")
+    return DONE
+
+
+def _events(asked: argparse.Namespace) -> int:
+    from denyspam import replay
+    from denyspam.plugins import Filters
+
+    try:
+        filters = Filters(asked.conf or CONF).named(asked.filters)
+    except LookupError as error:
+        raise Failed(str(error.args[0]), USAGE) from None
+    zone = _zone()
+    sources = [replay.Source(path, filters, zone, asked.year) for path in _readable(asked.files)]
+    form = _event_json if asked.json else _event_line
+    try:
+        for event in replay.events(sources):
+            if asked.all or event.kind not in HARMLESS:
+                sys.stdout.write(form(event, zone))
+    except replay.Unreadable as error:
+        raise Failed(str(error), USAGE) from error
+    return DONE
+
+
+def _event_json(event: Event, zone: tzinfo) -> str:
+    return (
+        json.dumps(
+            {
+                "file": event.file,
+                "line": event.number,
+                "time": event.time,
+                "address": event.address,
+                "kind": event.kind,
+                "filter": event.filter,
+                "user": event.user,
+                "queue_id": event.queue_id,
+                "text": event.text.decode("utf-8", "replace"),
+            }
+        )
+        + "\n"
+    )
+
+
+def _event_line(event: Event, zone: tzinfo) -> str:
+    when = show.moment(event.time, zone)
+    return f"{when:19} {event.kind:8} {event.address or '-':15} {event.filter:9} {show.line(event.text)}\n"
+
+
+def _replay(asked: argparse.Namespace) -> int:
+    from denyspam import host, replay
+    from denyspam.plugins import load
+    from denyspam.policy import Judge
+
+    settings, logs = load(asked.conf or CONF)
+    judge = Judge(
+        settings.policies,
+        ports=settings.ports,
+        allow=settings.allow,
+        own=host.own_addresses(),
+        ipv6_prefix=settings.ipv6_prefix,
+        capacity=settings.capacity,
+    )
+    every = list({each.name: each for filters in logs.values() for each in filters}.values())
+    named = {os.path.abspath(each.path): each for each in settings.logs}
+    zones = {each.timezone for each in settings.logs}
+    shared = zones.pop() if len(zones) == 1 else None
+    sources = []
+    for path in _readable(asked.files):
+        log = named.get(os.path.abspath(path))
+        sources.append(
+            replay.Source(
+                path,
+                every if log is None else logs[log.path],
+                host.zone(shared if log is None else log.timezone),
+                asked.year,
+                log is not None and log.stamp == "none",
+            )
+        )
+    count = 0
+    with _Progress(asked.files) as progress:
+        try:
+            for ban in replay.bans(judge, replay.events(sources, progress.advance)):
+                count += 1
+                row = {
+                    "time": ban.since,
+                    "address": str(ban.target),
+                    "rule": ban.rule,
+                    "hits": ban.hits,
+                    "until": ban.until,
+                }
+                if asked.json:
+                    print(json.dumps(row))
+                else:
+                    when, length = show.moment(ban.since, _zone()), show.duration(ban.until - ban.since)
+                    print(f"{when}  {ban.target!s:24}  {ban.rule:12}  {ban.hits:3} hits  for {length}")
+        except replay.Unreadable as error:
+            raise Failed(str(error), USAGE) from error
+    if not asked.json:
+        print(f"{count} bans" if count != 1 else "1 ban", file=sys.stderr)
+    return DONE
+
+
+class _Progress:
+    """A bar on a terminal's stderr, for files whose sizes are known; else nothing."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._bar: Any = None
+        if sys.stderr.isatty() and "-" not in files:
+            from tqdm import tqdm
+
+            size = sum(os.path.getsize(path) for path in files)
+            self._bar = tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, file=sys.stderr)
+
+    def advance(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _readable(files: Sequence[str]) -> Sequence[str]:
+    """The files, each of which can be opened: better said before the first one has been read for an hour."""
+    for path in files:
+        if path != "-":
+            try:
+                with open(path, "rb"):
+                    pass
+            except OSError as error:
+                raise Failed(f"{path}: {error.strerror}", USAGE) from error
+    return files
+
+
+def _zone() -> tzinfo:
+    from denyspam.host import zone
+
+    return zone(None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,721 @@
+"""daemon: logs in, bans out, for as long as the host runs. Edge; the only module that knows all the others.
+
+One thread (the asyncio loop) reads, decides and writes the ledger; the firewall has a thread of its own (enforce).
+A start, and a reload is one too, goes: what the ledger knows and what the kernel holds -> the logs re-read up to the
+last position, counting without deciding -> bans that the kernel lacks -> the logs from there on, deciding -> elements
+that nobody knows dropped (or adopted, with a new ledger) -> ready.
+
+A decision is written as pending, with the positions it followed from, before the firewall is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import heapq
+import logging
+import os
+import signal
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
+from typing import Any
+
+from apscheduler.events import EVENT_JOB_ERROR
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from denyspam import show
+from denyspam.control import Server
+from denyspam.enforce import Enforcer
+from denyspam.events import ActionError, Ban, Event, Finding, Held, Network, SettingsError, Target
+from denyspam.filter import Filter
+from denyspam.host import own_addresses, zone
+from denyspam.join import HOUR, Join
+from denyspam.ledger import Ledger, Row
+from denyspam.plugins import load, load_action
+from denyspam.policy import Judge
+from denyspam.scan import Scanner
+from denyspam.settings import LogSettings, Settings
+from denyspam.stamp import Stamps
+from denyspam.tail import Block, Position, Tail
+from denyspam.watch import Watch
+
+log = logging.getLogger("denyspam")
+
+SLICE = 0.05  # seconds of reading before the loop may do something else
+DRIFT = 2.0  # seconds the kernel's time left may differ from ours before it is set anew
+MANUAL = 3600.0  # seconds a ban by hand lasts unless said otherwise
+LONGEST = 10 * 365 * 86_400.0  # seconds a ban by hand may last
+WIDEST = {4: 8, 6: 19}  # the shortest prefixes that may be banned by hand
+Loaded = tuple[Settings, dict[str, list[Filter]]]
+
+
+class Unavailable(Exception):
+    """The daemon cannot start: another one runs, or a file or folder cannot be used. `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = 69) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A ban's open row in the ledger."""
+
+    row: int
+    since: float
+    until: float
+
+
+class _Log:
+    """One configured log: its tail and its scanner."""
+
+    def __init__(self, settings: LogSettings, filters: Sequence[Filter], saved: tuple[str, float] | None, now: float):
+        self.path = settings.path
+        self._stamps = Stamps(zone(settings.timezone), arrival=settings.stamp == "none")
+        self.scanner = Scanner(filters, self.path, self._stamps)
+        position = None
+        self.clock = now  # the newest stamp up to where the log was read
+        if saved is not None:
+            try:
+                position = Position.parse(saved[0])
+                self.clock = saved[1]
+            except ValueError as error:
+                log.error("%s: its saved position is unreadable, going on at its end: %s", self.path, error)
+        self._said = ""
+        try:
+            self.tail = Tail(self.path, position, from_start=False, note=self.say)
+        except PermissionError as error:
+            raise Unavailable(f"not permitted to read the log {self.path}", 77) from error
+        except OSError as error:
+            raise Unavailable(f"the log {self.path} cannot be read: {error.strerror}", 78) from error
+        self._fed = 0  # bytes of the stream, over all rotations, since the re-reading began
+        self.events = 0
+        self.moved = False  # since the position was last written
+
+    def say(self, text: str) -> None:
+        """What an admin should know of this log, once."""
+        if text != self._said:
+            self._said = text
+            log.warning("%s", text)
+
+    def findings(self, block: Block, now: float) -> list[tuple[Finding, int]]:
+        """What a block says, each with its place in the log as one endless stream."""
+        found = self.scanner.feed(block.data, block.offset, block.number, now)
+        base, self._fed = self._fed - block.offset, self._fed + len(block.data)
+        last = self._stamps.read(block.data[block.data.rfind(b"\n", 0, -1) + 1 : -1], now)[0]
+        if last is not None:
+            self.clock = last
+        self.moved = True
+        return [(one, base + one.offset) for one in found]
+
+    def history(self, since: float, now: float) -> Iterator[tuple[float, Finding, int]]:
+        """(time, finding, place) of what stands before the position and is not older than `since`."""
+        clock = 0.0
+        for block in self.tail.history(lambda line: (self._stamps.read(line, now)[0] or now) < since):
+            for finding, place in self.findings(block, now):
+                clock = max(clock, finding.time or 0.0)
+                yield clock, finding, place
+
+
+class Daemon:
+    """One run between two reloads. `serve()` returns what ended it: "stop" or "reload"."""
+
+    def __init__(self, conf: str, loaded: Loaded, ledger: Ledger) -> None:
+        self.conf = conf
+        self.settings, self.filters = loaded
+        self.ledger = ledger
+        self.next: Loaded = loaded
+        self.ready = False
+        self.started = time.time()
+        self.counts: Counter[tuple[str, str]] = Counter()  # (kind, filter) -> events
+        self.late = 0  # bans that were over before they were decided
+        self.bans = 0
+        self.releases = 0
+        self._rows: dict[Target, _Open] = {}
+        self._pending: set[Target] = set()  # of those, the ones that the firewall has not taken yet
+        self._said_fault = False
+        self._done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._reading: set[str] = set()  # logs with a continuation of their reading scheduled
+        self._own = own_addresses()
+        self._skew = time.time() - time.monotonic()
+        settings = self.settings
+        self.judge = Judge(
+            settings.policies,
+            ports=settings.ports,
+            allow=settings.allow,
+            own=self._own,
+            ipv6_prefix=settings.ipv6_prefix,
+            capacity=settings.capacity,
+        )
+        self.join = Join()
+        saved = ledger.positions()
+        self.logs = {
+            each.path: _Log(each, self.filters[each.path], saved.get(each.path), self.started) for each in settings.logs
+        }
+        self.enforcer = Enforcer(load_action(settings), time.time, self._confirmed, self._broke)
+
+    # --- one run --------------------------------------------------------------------------------------------------
+
+    async def serve(self) -> str:
+        """Everything between start and stop. Raises ActionError where the firewall cannot be used at all."""
+        settings = self.settings
+        # A bug must end the process, for the supervisor to start a sound one: wherever the loop would only log it.
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: self._broke(context.get("exception")))
+        held = await self.enforcer.start()
+        control = Server(settings.socket, settings.group, self._asked)
+        scheduler = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
+        watch: Watch | None = None
+        try:
+            try:
+                await control.start()
+            except OSError as error:
+                raise Unavailable(f"the socket {settings.socket} cannot be made: {error.strerror}") from error
+            await self._recall()
+            self._restore(held)
+            watch = Watch(asyncio.get_running_loop(), self.logs, self._wake)
+            await self._catch_up()
+            self._reconcile(held)
+            scheduler.add_job(watch.poll, "interval", seconds=1)
+            scheduler.add_job(self._tick, "interval", seconds=1)
+            scheduler.add_job(self._hourly, "interval", hours=1)
+            scheduler.add_listener(lambda event: self._broke(event.exception), EVENT_JOB_ERROR)
+            scheduler.start()
+            self.ready = True
+            log.info(
+                "ready: %d bans hold, %d logs, action %s", len(self.judge.active), len(self.logs), self._action_name()
+            )
+            watch.poll()
+            return await self._done
+        finally:
+            self.ready = False
+            if scheduler.running:
+                scheduler.shutdown(wait=False)
+            if watch is not None:
+                watch.close()
+            if self._timer is not None:
+                self._timer.cancel()
+            await control.stop()
+            self._save()
+            for each in self.logs.values():
+                each.tail.close()
+            await self.enforcer.stop(keep=True)
+            self._commit()
+
+    def stop(self, why: str = "stop") -> None:
+        if not self._done.done():
+            self._done.set_result(why)
+
+    def _broke(self, error: BaseException | None) -> None:
+        if error is not None and not self._done.done():
+            self._done.set_exception(error)
+
+    def reload(self) -> None:
+        """Take the files as they are now, or say what is wrong with them and go on as before."""
+        if self.ledger.fault is not None:
+            log.error("not reloaded: the ledger cannot be written (%s), and a reload reads it", self.ledger.fault)
+            return
+        try:
+            self.next = load(self.conf)
+            load_action(self.next[0])
+        except SettingsError as error:
+            log.error("not reloaded, going on as before: %s", error)
+            return
+        if self.next[0].state != self.settings.state:
+            log.error("not reloaded: `state` is a matter of a restart")
+            return
+        log.info("reloading")
+        self.stop("reload")
+
+    async def _recall(self) -> None:
+        """Counters as they were at the last position, from the log and the ledger."""
+        now = self.started
+        window = max(policy.within for policy in self.settings.policies)
+        oldest = min(each.clock for each in self.logs.values()) - window - HOUR
+        rows = self.ledger.since(min(oldest, now - self.judge.memory))
+        self.judge.remember(row.past for row in rows)
+        for row in rows:
+            if row.ended is None:
+                self._rows[row.ban.target] = _Open(row.id, row.ban.since, row.ban.until)
+        streams = (each.history(each.clock - window - HOUR, now) for each in self.logs.values())
+        pause = time.monotonic() + SLICE
+        for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]):
+            for event in self.join.feed(finding, place):
+                self.judge.recall(event)
+            if time.monotonic() > pause:
+                await asyncio.sleep(0)
+                pause = time.monotonic() + SLICE
+        self.judge.settle()
+        self._expire()
+
+    def _restore(self, held: Sequence[Held]) -> None:
+        """Give the kernel what the ledger has and it lacks, with the time left."""
+        left = {one.target: one.left for one in held}
+        now = time.time()
+        lacking = []
+        for target, ban in self.judge.active.items():
+            there = left.get(target, -1.0)
+            if there is not None and abs(there - (ban.until - now)) > DRIFT:
+                lacking.append(ban)
+        self._pending.update(ban.target for ban in lacking)
+        self.enforcer.ban(lacking)
+        self._confirm(set(self.judge.active) - self._pending)
+        if lacking:
+            log.info("restoring %d bans", len(lacking))
+
+    async def _catch_up(self) -> None:
+        """Read and decide up to the ends of the logs as they are now."""
+        for path, each in self.logs.items():
+            self._read(path)
+            while each.tail.behind:
+                await asyncio.sleep(0)
+                self._read(path)
+
+    def _reconcile(self, held: Sequence[Held]) -> None:
+        """What the kernel held and nobody knows of: dropped, or adopted where the ledger is new."""
+        now = time.time()
+        unknown = [one for one in held if one.target not in self.judge.active]
+        if not unknown:
+            return
+        if self.ledger.lost:
+            adopted = [
+                Ban(one.target, "adopted", now, now + (MANUAL if one.left is None else one.left), 0) for one in unknown
+            ]
+            for ban in adopted:
+                self.judge.hold(ban)
+                self._rows[ban.target] = _Open(self.ledger.decide(ban, "active"), ban.since, ban.until)
+            log.warning("the ledger is new: adopted %d bans that the kernel holds", len(adopted))
+        else:
+            self.enforcer.release(one.target for one in unknown)
+            log.info("dropped %d elements of the kernel's that no ban stands for", len(unknown))
+        self._commit()
+        self._arm()
+
+    # --- reading and deciding -------------------------------------------------------------------------------------
+
+    def _wake(self, path: str) -> None:
+        if path not in self._reading:
+            self._read(path)
+
+    def _read(self, path: str) -> None:
+        """Read a log to its end, or for a SLICE and then again after the loop's other work."""
+        self._reading.discard(path)
+        each = self.logs[path]
+        pause = time.monotonic() + SLICE
+        while True:
+            try:
+                blocks = each.tail.read(time.monotonic())
+            except OSError as error:  # the disk failed under an open file
+                each.say(f"the log cannot be read now: {error}")
+                return
+            now = time.time()
+            bans: list[Ban] = []
+            for block in blocks:
+                for finding, place in each.findings(block, now):
+                    for event in self.join.feed(finding, place):
+                        bans += self._decide(event)
+            if bans:
+                self._decided(bans, now)
+            if not each.tail.behind or time.monotonic() > pause:
+                break
+        if each.tail.behind and self.ready:
+            self._reading.add(path)
+            asyncio.get_running_loop().call_soon(self._read, path)
+
+    def _decide(self, event: Event) -> list[Ban]:
+        self.counts[event.kind, event.filter] += 1
+        self.logs[event.file].events += 1
+        return self.judge.decide(event)
+
+    def _decided(self, bans: Sequence[Ban], now: float) -> None:
+        """Write down what was decided, with the positions, then tell the firewall."""
+        fresh = []
+        for ban in bans:
+            before = self._rows.get(ban.target)
+            if before is not None:
+                self._close(ban.target, "replaced" if before.until > ban.since else "expired", now)
+            if ban.until <= now:
+                self.late += 1
+                self.ledger.decide(ban, "expired", ended=ban.until)
+                self._say(ban, " (over already)")
+                continue
+            self._rows[ban.target] = _Open(self.ledger.decide(ban), ban.since, ban.until)
+            self._pending.add(ban.target)
+            fresh.append(ban)
+            self._say(ban)
+        self.bans += len(bans)
+        self._save()
+        self.enforcer.ban(replace(ban, evidence=()) for ban in fresh)
+        self._arm()
+
+    def _say(self, ban: Ban, more: str = "") -> None:
+        filters = sorted({event.filter for event in ban.evidence})
+        policy = next((each for each in self.settings.policies if each.name == ban.rule), None)
+        reason = f"{ban.rule} {show.limit(policy)}" if policy else ban.rule
+        where = f" ({', '.join(filters)})" if filters else ""
+        note = f" [{ban.note}]" if ban.note else ""
+        log.info(
+            "banned %s for %s: %s%s%s%s", ban.target, show.duration(ban.until - ban.since), reason, where, note, more
+        )
+
+    def _confirmed(self, bans: Sequence[Ban]) -> None:
+        self._confirm({ban.target for ban in bans})
+
+    def _confirm(self, targets: set[Target]) -> None:
+        self._pending -= targets
+        for target in targets:
+            if target in self._rows:
+                self.ledger.confirm(self._rows[target].row)
+        self._commit()
+
+    # --- ends -----------------------------------------------------------------------------------------------------
+
+    def _close(self, target: Target, state: str, now: float, note: str = "") -> _Open | None:
+        """End the target's open row, where it has one."""
+        row = self._rows.pop(target, None)
+        self._pending.discard(target)
+        if row is not None:
+            self.ledger.end(row.row, state, now, note)
+        return row
+
+    def _expire(self) -> None:
+        """The bans that are over; the kernel has ended them by itself."""
+        now = time.time()
+        over = self.judge.expire(now)
+        for release in over:
+            row = self._close(release.target, "expired", now)
+            if row is not None:
+                self.releases += 1
+                log.info("released %s after %s", release.target, show.duration(row.until - row.since))
+        if over:
+            self._commit()
+        self._arm()
+
+    def _arm(self) -> None:
+        """Wake when the next ban is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.judge.deadline
+        if deadline is not None:
+            delay = min(max(0.0, deadline - time.time()), 86_400.0)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
+
+    # --- upkeep ---------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        if any(each.moved for each in self.logs.values()) or self.ledger.waiting:
+            self._save()
+        skew = time.time() - time.monotonic()
+        if abs(skew - self._skew) > DRIFT:
+            log.warning("the clock was stepped by %+.0f s: setting the kernel's times anew", skew - self._skew)
+            self._expire()
+            self.enforcer.ban(self.judge.active.values())
+        self._skew = skew
+
+    def _hourly(self) -> None:
+        own = own_addresses()
+        if own != self._own:
+            self._own = own
+            self.judge.spare(own)
+        self.ledger.prune(time.time() - max(self.settings.history, self.judge.memory))
+        self._commit()
+
+    def _save(self) -> None:
+        """Write how far every log was read, with whatever else waits for the ledger."""
+        for path, each in self.logs.items():
+            if each.moved:
+                self.ledger.position(path, each.tail.position().text(), each.clock)
+                each.moved = False
+        self._commit()
+
+    def _commit(self) -> None:
+        if self.ledger.commit():
+            if self._said_fault:
+                log.warning("the ledger is written again")
+            self._said_fault = False
+        elif not self._said_fault:
+            self._said_fault = True
+            log.error("the ledger cannot be written, banning goes on without it: %s", self.ledger.fault)
+
+    def _action_name(self) -> str:
+        return "dryrun (mode = watch)" if self.settings.mode == "watch" else self.settings.action
+
+    # --- what the commands ask ------------------------------------------------------------------------------------
+
+    async def _asked(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        """The answer to one request: {"ok": …} or {"error": sentence, "code": exit code}."""
+        command = request.get("command")
+        if command == "status":
+            return {"ok": self._status()}
+        if not self.ready:
+            return {"error": "denyspam is starting: it is still reading its logs", "code": 69}
+        verbs: dict[Any, Callable[[dict[str, Any], str], Any]] = {
+            "list": self._list,
+            "why": self._why,
+            "ban": self._ban,
+            "release": self._release,
+            "flush": self._flush,
+        }
+        if command not in verbs:
+            return {"error": f"unknown command {str(command)[:100]!r}", "code": 2}
+        try:
+            return {"ok": await verbs[command](request, user)}
+        except (KeyError, TypeError, ValueError) as error:
+            return {"error": f"{str(error)[:300]}", "code": 2}
+
+    def _status(self) -> dict[str, Any]:
+        logs = {
+            path: {
+                "present": each.tail.present,
+                "behind": each.tail.behind,
+                "clock": each.clock,
+                "events": each.events,
+                "overlong": each.tail.overlong,
+                "bad_address": each.scanner.bad_address,
+                "bad_time": each.scanner.bad_time,
+                "lost": each.tail.lost,
+            }
+            for path, each in self.logs.items()
+        }
+        events: dict[str, dict[str, int]] = {}
+        for (kind, name), count in sorted(self.counts.items()):
+            events.setdefault(kind, {})[name] = count
+        return {
+            "ready": self.ready,
+            "pid": os.getpid(),
+            "started": self.started,
+            "mode": self.settings.mode,
+            "action": self.settings.action,
+            "active": len(self.judge.active),
+            "pending": len(self._pending),
+            "bans": self.bans,
+            "late": self.late,
+            "releases": self.releases,
+            "tracked": self.judge.tracked,
+            "unresolved": self.join.waiting,
+            "events": events,
+            "logs": logs,
+            "ledger": {"path": self.ledger.path, "fault": self.ledger.fault, "waiting": self.ledger.waiting},
+            "firewall": {"fault": self.enforcer.fault, "waiting": self.enforcer.waiting},
+        }
+
+    def _row(self, ban: Ban) -> dict[str, Any]:
+        return {
+            "address": str(ban.target),
+            "rule": ban.rule,
+            "since": ban.since,
+            "until": ban.until,
+            "hits": ban.hits,
+            "note": ban.note,
+            "ports": list(ban.target.ports),
+            "state": "pending" if ban.target in self._pending else "active",
+        }
+
+    async def _list(self, request: dict[str, Any], user: str) -> list[dict[str, Any]]:
+        return [self._row(ban) for ban in sorted(self.judge.active.values(), key=lambda ban: (ban.since, ban.until))]
+
+    async def _why(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        network = _network(request["address"])
+        wide = self.judge.network(str(network.network_address)) if _single(network) else network
+        covering = self.judge.covering(network)
+        names = {str(Target(one, ())) for one in (network, wide, *(ban.target.network for ban in covering)) if one}
+        rows = self.ledger.history(sorted(names))
+        open_row = next((row for row in rows if row.ended is None), rows[0] if rows else None)
+        try:
+            kernel: bool | None = any(_covers(one.target.network, network) for one in await self.enforcer.held())
+        except ActionError:
+            kernel = None
+        counts = self.judge.counts(str(network.network_address), time.time()) if _single(network) else []
+        return {
+            "address": str(Target(network, ())),
+            "counted": None if wide is None else str(Target(wide, ())),
+            "spared": self.judge.spared(network),
+            "bans": [self._row(ban) for ban in covering],
+            "kernel": kernel,
+            "lines": [] if open_row is None else [_plain(one) for one in self.ledger.evidence(open_row.id)],
+            "history": [_history(row) for row in rows],
+            "counts": [{"policy": policy.name, "limit": show.limit(policy), "hits": hits} for policy, hits in counts],
+        }
+
+    async def _ban(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        seconds = float(request.get("seconds") or MANUAL)
+        if not 1 <= seconds <= LONGEST:
+            raise ValueError("a ban lasts from one second to ten years")
+        note = str(request.get("note") or "")[:1000]
+        targets = dict.fromkeys(Target(self._bannable(text), self.settings.ports) for text in request["addresses"])
+        now = time.time()
+        bans = [Ban(target, "manual", now, now + seconds, 0, note=note) for target in targets]
+        for ban in bans:
+            self.judge.hold(ban)
+        self._decided(bans, now)
+        await self.enforcer.settled()
+        return {"banned": [self._row(ban) for ban in bans], "fault": self.enforcer.fault}
+
+    def _bannable(self, text: str) -> Network:
+        network = _network(text)
+        if network.prefixlen < WIDEST[network.version]:
+            raise ValueError(f"{network} is too wide to ban: at most a /{WIDEST[network.version]}")
+        if self.judge.spared(network):
+            raise ValueError(f"{text} is never banned: it is, or holds, an allowed or an own address or loopback")
+        if "/" not in str(text):
+            return self.judge.network(str(network.network_address)) or network
+        return network
+
+    async def _release(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        note = str(request.get("note") or "")[:1000]
+        missing: list[str] = []
+        found: dict[Target, Ban] = {}
+        if request.get("all"):
+            found.update(self.judge.active)
+        for text in request.get("addresses") or ():
+            network = _network(text)
+            here = [ban for ban in self.judge.active.values() if ban.target.network == network]
+            here = here or self.judge.covering(network)
+            found.update((ban.target, ban) for ban in here)
+            if not here:
+                missing.append(str(text))
+        self._end(found, user, note)
+        await self.enforcer.settled()
+        return {"released": [str(target) for target in found], "missing": missing, "fault": self.enforcer.fault}
+
+    def _end(self, bans: dict[Target, Ban], user: str, note: str) -> None:
+        now = time.time()
+        for target, ban in list(bans.items()):
+            self.judge.release(target, now)
+            self._close(target, "released", now, f"by {user}: {note}" if note else f"by {user}")
+            self.releases += 1
+            log.info("released %s after %s: by %s", target, show.duration(now - ban.since), user)
+        self.enforcer.release(bans)
+        self._commit()
+        self._arm()
+
+    async def _flush(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        bans = dict(self.judge.active)
+        self._end(bans, user, "flush")
+        await self.enforcer.settled()
+        try:
+            left = [one.target for one in await self.enforcer.held()]
+            self.enforcer.release(left)
+            await self.enforcer.settled()
+        except ActionError as error:
+            raise ValueError(str(error)) from error
+        return {"released": len(bans), "fault": self.enforcer.fault}
+
+
+def _network(text: Any) -> Network:
+    try:
+        network: Network = ip_network(str(text).strip().removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise ValueError(f"{str(text)[:100]!r} is no address or network") from None
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    return ip_network(mapped) if mapped is not None and _single(network) else network
+
+
+def _single(network: Network) -> bool:
+    return network.prefixlen == network.max_prefixlen
+
+
+def _covers(wide: Network, narrow: Network) -> bool:
+    return wide.version == narrow.version and narrow.subnet_of(wide)  # type: ignore[arg-type]
+
+
+def _plain(evidence: Any) -> dict[str, Any]:
+    return {**evidence, "text": evidence["text"].decode("utf-8", "replace")}
+
+
+def _history(row: Row) -> dict[str, Any]:
+    ban = row.ban
+    return {
+        "address": str(ban.target),
+        "ports": list(ban.target.ports),
+        "rule": ban.rule,
+        "since": ban.since,
+        "until": ban.until,
+        "hits": ban.hits,
+        "note": ban.note,
+        "state": row.state,
+        "ended": row.ended,
+        "end_note": row.end_note,
+    }
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def run(conf: str) -> None:
+    """The daemon in the foreground, until SIGTERM. Raises SettingsError, ActionError, Unavailable."""
+    loaded = load(conf)
+    with _locked(loaded[0].state):
+        ledger = open_ledger(loaded[0].state)
+        try:
+            asyncio.run(_run(conf, loaded, ledger))
+        finally:
+            ledger.close()
+
+
+@contextmanager
+def _locked(state: str) -> Iterator[None]:
+    """The state folder, made where it is missing, for this process alone."""
+    try:
+        os.makedirs(state, mode=0o750, exist_ok=True)
+        lock = os.open(os.path.join(state, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        code = 77 if isinstance(error, PermissionError) else 69
+        raise Unavailable(f"the state folder {state} cannot be used: {error.strerror}", code) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise Unavailable(f"another denyspam runs with the state folder {state}") from error
+    finally:
+        os.close(lock)
+
+
+def open_ledger(state: str) -> Ledger:
+    """The ledger of a state folder; where it cannot be opened one in memory, so that banning goes on."""
+    path = os.path.join(state, "ledger.db")
+    try:
+        ledger = Ledger(path, time.time())
+    except sqlite3.OperationalError as error:
+        log.error("the ledger %s cannot be used, remembering bans in memory only: %s", path, error)
+        return Ledger(":memory:", time.time())
+    if ledger.moved:
+        log.error("the ledger was damaged: it was moved to %s and a new one begun", ledger.moved)
+    return ledger
+
+
+def flush(settings: Settings) -> int:
+    """Empty the kernel's sets and end the ledger's bans while no daemon runs; how many bans that ended.
+
+    Raises ActionError, and Unavailable where a daemon runs that does not answer.
+    """
+    with _locked(settings.state):
+        action = load_action(settings)
+        held = action.start()
+        action.release(one.target for one in held)
+        ledger = open_ledger(settings.state)
+        rows = ledger.open()
+        for row in rows:
+            ledger.end(row.id, "released", time.time(), "flush")
+        ledger.close()
+        action.stop(keep=True)
+    return len(rows)
+
+
+async def _run(conf: str, loaded: Loaded, ledger: Ledger) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        daemon = Daemon(conf, loaded, ledger)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, daemon.stop)
+        loop.add_signal_handler(signal.SIGHUP, daemon.reload)
+        if await daemon.serve() == "stop":
+            log.info("stopped; the bans stay in the kernel until they expire")
+            return
+        loaded, ledger.lost = daemon.next, False
