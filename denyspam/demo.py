@@ -89,14 +89,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _enter(pace: float) -> int:
     """Starts this module again in a namespace of its own, which the kernel removes with the last process in it."""
-    private = ["unshare", "--net", "--mount"]
+    private = ["unshare", "--net"]
     if os.geteuid() != 0:
         private += ["--user", "--map-root-user"]
     lacking = [program for program in ("unshare", "ip") if shutil.which(program, path=_path()) is None]
-    allowed = not lacking and subprocess.run([*private, "true"], capture_output=True, check=False).returncode == 0  # noqa: S603
-    if not allowed:
-        why = f"{' and '.join(lacking)} not found" if lacking else "this user may not make network namespaces"
-        print(f"denyspam: the demonstration needs root ({why}): sudo make run", file=sys.stderr)
+    if lacking:
+        why = f"{' and '.join(lacking)} not found"
+    else:
+        why = subprocess.run([*private, "true"], capture_output=True, text=True, check=False).stderr.strip()  # noqa: S603
+    if why:
+        print(f"denyspam: the demonstration needs root and network namespaces ({why})", file=sys.stderr)
         return 77
     again = [sys.executable, "-m", "denyspam.demo", "--inside", "--pace", str(pace)]
     sys.stdout.flush()

@@ -223,10 +223,10 @@ def _existing(host: Host, paths: Iterable[str], since: float = 0.0) -> Iterator[
                 yield path
 
 
-def _exim(host: Host, *what: str) -> str:
-    """The value of an exim option or list, by exim itself: its output is `name = value`."""
+def _exim(host: Host, what: str) -> str:
+    """The value of an exim option, or of a named list (`+name`), by exim itself, which prints `name = value`."""
     for program in ("exim4", "exim"):
-        answer = host.run((program, "-bP", *what))
+        answer = host.run((program, "-bP", what))
         if answer is not None:
             return answer.partition("=")[2].strip()
     return ""
@@ -319,7 +319,7 @@ def _allow(host: Host, servers: Sequence[str], notes: list[str]) -> Iterator[All
         yield from _relay(host, _postconf(host, "relayhost"), "Postfix relayhost", notes)
         domains.append(_postconf(host, "mydomain"))
     if "exim" in servers:
-        relays = " ".join(_exim_list(_exim(host, "hostlist", "relay_from_hosts")))
+        relays = " ".join(_exim_list(_exim(host, "+relay_from_hosts")))
         yield from _networks(host, relays, "exim relay_from_hosts", notes)
         debian = dict(re.findall(r"^(dc_\w+)='(.*)'", host.read("/etc/exim4/update-exim4.conf.conf"), re.M))
         relays = " ".join(_exim_list(debian.get("dc_relay_nets", ""), ";"))
@@ -328,7 +328,7 @@ def _allow(host: Host, servers: Sequence[str], notes: list[str]) -> Iterator[All
         domains.append(_exim(host, "qualify_domain"))
     if "sendmail" in servers:
         access = host.read("/etc/mail/access")
-        granted = re.findall(r"^(?:Connect:)?(\S+)\s+RELAY\b", access, re.M)
+        granted = re.findall(r"^(?:Connect:)?([^#\s]\S*)\s+RELAY\b", access, re.M)
         yield from _networks(host, " ".join(map(_sendmail_network, granted)), "sendmail access, RELAY", notes)
         smart_host = re.search(r"^DS(?:\w+:)?(\S+)", host.read("/etc/mail/sendmail.cf"), re.M)
         yield from _relay(host, smart_host[1] if smart_host else "", "sendmail smart host", notes)
@@ -452,7 +452,7 @@ CONFIGURATION = """\
 
 [daemon]
 {paths}mode = {mode}
-allow = 127.0.0.0/8, ::1{allow}
+allow = {allow}
 
 {logs}
 [policy]
@@ -469,7 +469,9 @@ def configuration(found: Found, mode: str, folder: str | None = None) -> str:
     """
     if not found.logs:
         raise ValueError("no log was found")
-    allow = "".join(f",\n    {_bare(entry.network)}  # {entry.reason}" for entry in found.allow)
+    entries = [("127.0.0.0/8, ::1", "loopback"), *((str(_bare(one.network)), one.reason) for one in found.allow)]
+    commas = [","] * (len(entries) - 1) + [""]
+    allow = "\n    ".join(f"{text}{comma}  # {why}" for (text, why), comma in zip(entries, commas, strict=True))
     logs = "".join(
         f"# {log.reason}\n[log {log.path}]\nfilters = {', '.join(log.filters) or 'auto'}\n" for log in found.logs
     )

@@ -48,7 +48,8 @@ class Maker:
     def exim(self, **options: str) -> Maker:
         self.file("/usr/sbin/exim4")
         for name, value in {"log_file_path": "/var/log/exim4/%slog", **options}.items():
-            self.answer(f"exim4 -bP {name.replace('__', ' ')}", f"{name} = {value}\n")
+            plus, kind = ("+", "hostlist ") if name.endswith("_hosts") else ("", "")
+            self.answer(f"exim4 -bP {plus}{name}", f"{kind}{name} = {value}\n")
         return self
 
     def sendmail(self) -> Maker:
@@ -251,7 +252,7 @@ def test_relayhost_in_its_forms(make: Maker, relayhost: str, addresses: list[str
 
 
 def test_exim_relays(make: Maker) -> None:
-    make.exim(hostlist__relay_from_hosts="<; 127.0.0.1 ; ::1 ; 192.0.2.0/24", qualify_domain="example.org")
+    make.exim(relay_from_hosts="<; 127.0.0.1 ; ::1 ; 192.0.2.0/24", qualify_domain="example.org")
     make.file(
         "/etc/exim4/update-exim4.conf.conf",
         "dc_relay_nets='10.9.0.0/16 ; 192.0.2.0/25'\ndc_smarthost='out.example::26'\n",
@@ -265,7 +266,7 @@ def test_exim_relays(make: Maker) -> None:
 
 
 def test_exim_lists_double_their_colons(make: Maker) -> None:
-    make.exim(hostlist__relay_from_hosts="127.0.0.1 : ::::1 : 2001::db8::::/32")
+    make.exim(relay_from_hosts="127.0.0.1 : ::::1 : 2001::db8::::/32")
     assert list(allowed(make.found())) == ["2001:db8::/32"]
 
 
@@ -273,7 +274,7 @@ def test_sendmail_access_table_and_smart_host(make: Maker) -> None:
     make.sendmail().rsyslog("mail.* /l")
     make.file(
         "/etc/mail/access",
-        "Connect:192.0.2 RELAY\nConnect:IPv6:2001:db8 RELAY\n198.51.100.7\tRELAY\nspam.example REJECT\n",
+        "# the\tRELAY\n#Connect:10 RELAY\nConnect:192.0.2 RELAY\nConnect:IPv6:2001:db8 RELAY\n198.51.100.7\tRELAY\nspam.example REJECT\n",
     )
     make.file("/etc/mail/sendmail.cf", "Dnx\nDSesmtp:[203.0.113.8]\n")
     assert allowed(make.found()) == {
@@ -407,7 +408,7 @@ def test_the_configuration_is_one_the_daemon_reads(make: Maker) -> None:
         "relay": (5, 3600.0),
         "reject": (20, 3600.0),
     }
-    assert "192.0.2.0/24  # Postfix mynetworks" in text
+    assert "    192.0.2.0/24,  # Postfix mynetworks\n    203.0.113.9  # Postfix relayhost\n" in text
 
 
 def test_a_deep_folder_leaves_the_socket_where_it_fits() -> None:
