@@ -13,6 +13,7 @@ mount; nothing is ever looked up by name. Any number of worlds run side by side 
     10.77.0.10-99, fd77::10-99     the outside: even hosts 10-78 have a PTR, odd ones none, 13 a forged one, 60 and 61
                                    are on the block list bl.example.test, 62 is refused by the server's own list,
                                    80-99 are mail servers of partner.example that never do wrong
+    fd78:0:0:N::10 and ::11        the outside too (N = 1 to 4): networks in which the server has no address
 
 What runs is Debian bookworm's, unpacked once (about a minute, 500 MB) under DENYSPAM_TEST_BASE, default
 `denyspam-servers` in the temporary directory: base <- common <- one layer per server, since the servers' packages
@@ -287,19 +288,15 @@ class World:
         finally:
             _libc("setns", home, CLONE_NEWNET)
             os.close(home)
-        wire = f"link add veth0 type veth peer name veth0 netns /proc/{os.getpid()}/fd/{self._outside}\n"
-        quiet = "for key in accept_dad dad_transmits; do echo 0 >/proc/sys/net/ipv6/conf/veth0/$key; done"
-        for command, prepare, hosts in (
-            (self.nsenter(), wire, range(1, 5)),
-            ([], "", range(10, 100)),
-        ):
-            with self.outside() if not command else contextlib.nullcontext():
-                _run([*command, "ip", "-batch", "-"], prepare + "link set lo up\n")
-                _run([*command, "sh", "-ec", quiet])
-                addresses = (
-                    f"addr add 10.77.0.{n}/24 dev veth0\naddr add fd77::{n}/64 dev veth0 nodad\n" for n in hosts
-                )
-                _run([*command, "ip", "-batch", "-"], "link set veth0 up\n" + "".join(addresses))
+        outside = f"/proc/{os.getpid()}/fd/{self._outside}"
+        hosts = "addr add 10.77.0.{0}/24 dev veth0", "addr add fd77::{0}/64 dev veth0 nodad"
+        strangers = [f"addr add fd78:0:0:{net}::{host}/128 dev veth0 nodad" for net in range(1, 5) for host in (10, 11)]
+        there = [f"link add veth0 type veth peer name veth0 netns {outside}", "link set lo up", "link set veth0 up"]
+        there += [host.format(number) for number in range(1, 5) for host in hosts] + ["route add fd78::/32 dev veth0"]
+        here = ["link set lo up", "link set veth0 up"]
+        here += [host.format(number) for number in range(10, 100) for host in hosts] + strangers
+        _run(self.nsenter("ip", "-batch", "-"), "\n".join(there))
+        _run(["nsenter", f"--net={outside}", "ip", "-batch", "-"], "\n".join(here))
 
     def _furnish(self) -> None:
         root = self.root
