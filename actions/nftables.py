@@ -47,7 +47,7 @@ REASONS = {
     errno.EAFNOSUPPORT: ("this kernel has no netlink, or the sandbox hides it (RestrictAddressFamilies)", True),
     errno.EPROTONOSUPPORT: ("this kernel has no nf_tables: load the module nf_tables", True),
     errno.EOPNOTSUPP: ("this kernel has no nf_tables, or lacks a part of it: load nf_tables and nft_reject_inet", True),
-    errno.EINVAL: ("this kernel has no nf_tables, or is too old for it (4.18 or later is needed)", True),
+    errno.EINVAL: ("this kernel's nf_tables is too old, or lacks a part of what is needed", True),
     errno.ENOENT: (f"a part of the table {ruleset.TABLE} is gone: somebody deleted it", False),
     errno.ENFILE: (f"the set is full: it takes {ruleset.SIZE:,} addresses", False),
     errno.ENOMEM: ("the kernel is out of memory", False),

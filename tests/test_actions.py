@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import site
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
 import pytest
+from denyspam.actions import _netlink
 from denyspam.actions import _ruleset as ruleset
 from denyspam.actions import nftables as module
 from denyspam.actions.dryrun import Dryrun
@@ -392,6 +394,35 @@ def test_elements_put_in_by_hand(network: Network) -> None:
     firewall.start()
     nft("add element inet denyspam ipv6_64_ports_25 { 2001:db8::1, 2001:db8:0:3:: }")
     assert firewall.held() == [Held(target("2001:db8:0:3::/64"), None)], "without end; ::1 is no base and never matches"
+
+
+@real_kernel
+@inside
+def test_others_may_change_theirs_all_the_time(network: Network) -> None:
+    firewall = Nftables(ports=(25,))
+    firewall.start()
+    before = _netlink.generation()
+    child = os.fork()
+    if not child:
+        try:
+            library = module._Library()
+            while True:
+                library.run("add table ip foreign\nadd set ip foreign s { type ipv4_addr\n}\n")
+                library.run("delete table ip foreign\n")
+        finally:
+            os._exit(1)
+    try:
+        assert becomes(lambda: _netlink.generation() > before + 100)
+        many = hosts(5000)
+        for each in many[:200]:
+            firewall.ban([ban(each)], NOW)
+        firewall.ban([ban(each) for each in many], NOW)
+        assert targets(firewall.start()) == targets(firewall.held()) == set(many)
+        middle = _netlink.generation()
+        assert becomes(lambda: _netlink.generation() > middle + 100), "they were still at it"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 # What goes wrong
