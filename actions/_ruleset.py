@@ -36,7 +36,7 @@ TABLE = "inet denyspam"
 CHAIN = "input"
 PRIORITY = -10  # before `filter` (0): a refusal is final at any priority, but so no other chain counts or logs it first
 VERDICTS = {"tcp reset": "reject with tcp reset", "reject": "reject", "drop": "drop"}
-SIZE = 1 << 20  # elements a set takes before ENFILE: the bound of what strangers can grow, 130 MB of kernel memory
+SIZE = 1 << 20  # elements a set takes before ENFILE: the bound of what strangers can grow, 200 MB of kernel memory
 LONGEST = 36_500 * 86_400  # seconds, 100 years: the kernel's limit is 584, nft 1.0.6 takes eight digits a unit
 NAME_LIMIT = 200  # characters; the kernel's limit is 255
 
