@@ -50,7 +50,8 @@ def capture(request: pytest.FixtureRequest) -> tuple[list[dict[str, Any]], list[
 def test_nobody_else_is_accused(capture: tuple[list[dict[str, Any]], list[Event]]) -> None:
     deeds, events = capture
     guilty = {deed["address"] for deed in deeds if deed["offences"]}
-    assert [(event.kind, event.address, event.text) for event in events if event.address not in guilty] == []
+    accused = [(event.kind, event.address, event.text) for event in events if event.address not in guilty]
+    assert accused == []
 
 
 def test_every_offence_is_found_once_with_its_kind(capture: tuple[list[dict[str, Any]], list[Event]]) -> None:
