@@ -181,8 +181,8 @@ class Daemon:
             watch = Watch(asyncio.get_running_loop(), self.logs, self._wake)
             await self._catch_up()
             self._reconcile(held)
-            scheduler.add_job(watch.poll, "interval", seconds=1)
-            scheduler.add_job(self._tick, "interval", seconds=1)
+            # Coroutines: apscheduler runs plain functions in threads of its own.
+            scheduler.add_job(self._tick, "interval", seconds=1, args=(watch,))
             scheduler.add_job(self._hourly, "interval", hours=1)
             scheduler.add_listener(lambda event: self._broke(event.exception), EVENT_JOB_ERROR)
             scheduler.start()
@@ -408,7 +408,8 @@ class Daemon:
 
     # --- upkeep ---------------------------------------------------------------------------------------------------
 
-    def _tick(self) -> None:
+    async def _tick(self, watch: Watch) -> None:
+        watch.poll()
         if any(each.moved for each in self.logs.values()) or self.ledger.waiting:
             self._save()
         skew = time.time() - time.monotonic()
@@ -418,7 +419,7 @@ class Daemon:
             self.enforcer.ban(self.judge.active.values())
         self._skew = skew
 
-    def _hourly(self) -> None:
+    async def _hourly(self) -> None:
         own = own_addresses()
         if own != self._own:
             self._own = own

@@ -176,6 +176,8 @@ class Ledger:
             for sql, values in self._todo:
                 self._db.execute(sql, values)
             self._db.execute("COMMIT")
+        except sqlite3.ProgrammingError:
+            raise
         except sqlite3.Error as error:
             self.fault = str(error)
             if self._db.in_transaction:

@@ -1,0 +1,253 @@
+"""The main job, end to end: a growing log, the real kernel in a private namespace, the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live import Live, live, relay, until, virus, viruses
+from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Network
+
+SENDER, OTHER = CLIENTS4[0], CLIENTS4[1]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, network: Network) -> Iterator[Live]:
+    with live(tmp_path, network.server) as made:
+        yield made
+
+
+def test_the_fifth_virus_closes_port_25(daemon: Live, network: Network) -> None:
+    daemon.start()
+    daemon.write(viruses(SENDER, 4))
+    until(lambda: daemon.json("status")["events"] == {"virus": {"postfix": 4}}, "four events")
+    assert daemon.banned() == []
+    assert network.connects(SERVER4, 25, SENDER)
+    daemon.write([virus(SENDER, time.time(), "FIFTH5")])
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+    assert not network.connects(SERVER4, 25, SENDER)
+    assert network.connects(SERVER4, 587, SENDER)
+    assert network.connects(SERVER4, 25, OTHER)
+    (ban,) = daemon.json("list")
+    assert (ban["address"], ban["rule"], ban["hits"]) == (SENDER, "virus", 5)
+    assert ban["until"] - ban["since"] == 3600
+    why = daemon.ask("why", SENDER)
+    assert why.returncode == 0
+    assert "the kernel holds it" in why.stdout
+    assert why.stdout.count("Eicar-Signature") == 5
+    assert daemon.ask("release", SENDER, "--note", "a mistake").returncode == 0
+    assert network.connects(SERVER4, 25, SENDER)
+    assert daemon.banned() == []
+    why = daemon.ask("why", SENDER)
+    assert why.returncode == 1
+    assert "a mistake" in why.stdout
+    assert daemon.ask("release", SENDER).returncode == 1
+
+
+def test_ipv6_by_64(daemon: Live, network: Network) -> None:
+    daemon.start()
+    one, two, stranger = CLIENTS6[0], CLIENTS6[1], CLIENTS6[2]
+    daemon.write(viruses(one, 3) + viruses(two, 2))
+    until(lambda: len(daemon.held()) == 1, "the ban")
+    assert daemon.banned() == ["2001:db8:0:1::/64"]
+    assert not network.connects(SERVER6, 25, one)
+    assert not network.connects(SERVER6, 25, two)
+    assert network.connects(SERVER6, 25, stranger)
+    assert daemon.ask("why", two).returncode == 0
+    assert daemon.ask("release", two).returncode == 0
+    assert network.connects(SERVER6, 25, one)
+
+
+def test_a_ban_expires_by_itself(daemon: Live, network: Network) -> None:
+    daemon.configure(policy="virus = 2 in 15m -> ban 3s\n")
+    daemon.start()
+    daemon.write(viruses(SENDER, 2, time.time() + 1))
+    until(lambda: daemon.banned() == [SENDER], "the ban")
+    until(lambda: network.connects(SERVER4, 25, SENDER), "its end in the kernel")
+    until(lambda: daemon.banned() == [], "its end in the list")
+    assert f"released {SENDER} after 3s" in daemon.errors.read_text()
+    assert daemon.json("why", SENDER)["history"][0]["state"] == "expired"
+
+
+def test_a_stop_leaves_the_bans_and_a_start_takes_them_over(daemon: Live, network: Network) -> None:
+    daemon.start()
+    daemon.write(viruses(SENDER, 5))
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+    before = daemon.json("list")
+    assert daemon.stop() == 0
+    assert not network.connects(SERVER4, 25, SENDER)
+    assert daemon.ask("status").returncode == 69
+    daemon.start()
+    assert daemon.json("list") == before
+    assert daemon.held() == {SENDER}
+
+
+def test_a_reboot_restores_from_the_ledger(daemon: Live, network: Network) -> None:
+    daemon.start()
+    daemon.write(viruses(SENDER, 5))
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+    daemon.stop(signal.SIGKILL)
+    network.server.check("nft", "flush", "ruleset")
+    assert network.connects(SERVER4, 25, SENDER)
+    daemon.start()
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+    assert not network.connects(SERVER4, 25, SENDER)
+
+
+def test_what_the_kernel_holds_is_dropped_or_adopted(daemon: Live, network: Network) -> None:
+    daemon.start()
+    daemon.write(viruses(SENDER, 5))
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+    daemon.stop()
+    os.rename(daemon.folder / "state" / "ledger.db", daemon.folder / "old.db")
+    daemon.start()
+    (adopted,) = daemon.json("list")
+    assert (adopted["address"], adopted["rule"]) == (SENDER, "adopted")
+    assert 3000 < adopted["until"] - time.time() <= 3600
+    daemon.stop()
+    os.rename(daemon.folder / "old.db", daemon.folder / "state" / "ledger.db")
+    for end in ("-wal", "-shm"):
+        (daemon.folder / "state" / f"ledger.db{end}").unlink(missing_ok=True)
+    name = json.loads(network.server.check("nft", "-j", "list", "sets", "inet"))["nftables"]
+    v4 = next(each["set"]["name"] for each in name if each.get("set", {}).get("type") == "ipv4_addr")
+    network.server.check("nft", "add", "element", "inet", "denyspam", v4, f"{{ {OTHER} timeout 1h }}")
+    daemon.start()
+    until(lambda: daemon.held() == {SENDER}, "the unknown element gone")
+
+
+def test_the_window_survives_a_restart(daemon: Live) -> None:
+    daemon.start()
+    daemon.write(viruses(SENDER, 4))
+    until(lambda: daemon.json("status")["events"], "events")
+    daemon.stop()
+    daemon.write(viruses(OTHER, 5))
+    daemon.start()
+    until(lambda: daemon.held() == {OTHER}, "what came while it was down")
+    daemon.write(viruses(SENDER, 1))
+    until(lambda: daemon.held() == {OTHER, SENDER}, "the fifth hit")
+
+
+def test_by_hand(daemon: Live, network: Network) -> None:
+    daemon.start()
+    done = daemon.ask("ban", SENDER, "198.51.100.0/24", "--for", "30m", "--note", "noise")
+    assert done.returncode == 0, done.stderr
+    assert set(daemon.banned()) == {SENDER, "198.51.100.0/24"}
+    assert not network.connects(SERVER4, 25, SENDER)
+    many = "".join(f"203.0.113.{n}\n" for n in range(200))
+    assert daemon.ask("ban", "-", text=f"# a list\n{many}\n").returncode == 0
+    assert len(daemon.banned()) == 202
+    assert daemon.ask("ban", "-", text="203.0.113.1\nnonsense\n").returncode == 2
+    for spared in (SERVER4, "127.0.0.1", "::1", "0.0.0.0/0"):
+        assert daemon.ask("ban", spared).returncode == 2, spared
+    assert "198.51.100.0/24" in daemon.ask("why", "198.51.100.77").stdout
+    assert daemon.ask("release", "--all").returncode == 0
+    assert daemon.banned() == []
+    assert daemon.held() == set()
+    assert network.connects(SERVER4, 25, SENDER)
+
+
+def test_flush_with_and_without_the_daemon(daemon: Live, network: Network) -> None:
+    daemon.start()
+    for running in (True, False):
+        assert daemon.ask("ban", SENDER).returncode == 0
+        if not running:
+            daemon.stop()
+        assert not network.connects(SERVER4, 25, SENDER)
+        flushed = daemon.ask("flush")
+        assert (flushed.returncode, flushed.stdout) == (0, "released 1 bans\n")
+        assert network.connects(SERVER4, 25, SENDER)
+    daemon.start()
+    assert daemon.banned() == []
+
+
+def test_watch_touches_no_firewall(daemon: Live, network: Network) -> None:
+    daemon.configure(mode="watch")
+    daemon.start()
+    daemon.write(viruses(SENDER, 5))
+    until(lambda: daemon.banned() == [SENDER], "the decision")
+    assert network.connects(SERVER4, 25, SENDER)
+    assert "denyspam" not in network.server.check("nft", "list", "ruleset")
+
+
+def test_own_and_allowed_addresses_are_spared(daemon: Live) -> None:
+    daemon.configure(allow=f"{OTHER}, 198.51.100.0/24")
+    daemon.start()
+    daemon.write(viruses(SERVER4, 9) + viruses(OTHER, 9) + viruses("198.51.100.7", 9) + viruses(SENDER, 5))
+    until(lambda: daemon.held() == {SENDER}, "the one that is not spared")
+    assert daemon.banned() == [SENDER]
+
+
+def test_rotation_while_running(daemon: Live) -> None:
+    daemon.start()
+    daemon.write(viruses(SENDER, 3))
+    until(lambda: daemon.json("status")["events"] == {"virus": {"postfix": 3}}, "three")
+    daemon.log.rename(daemon.folder / "mail.log.1")
+    daemon.write(viruses(SENDER, 2))
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+
+
+def test_a_bad_reload_changes_nothing_and_a_good_one_keeps_the_counts(daemon: Live) -> None:
+    daemon.start()
+    daemon.write(viruses(SENDER, 4))
+    until(lambda: daemon.json("status")["events"], "events")
+    good = daemon.conf.read_text()
+    daemon.conf.write_text(good.replace("virus = 5", "virus = five"))
+    assert daemon.process
+    daemon.process.send_signal(signal.SIGHUP)
+    line = good.splitlines().index("virus = 5 in 15m -> ban 1h") + 1
+    until(lambda: f"going on as before: {daemon.conf}:{line}:" in daemon.errors.read_text(), "the refusal")
+    daemon.conf.write_text(good.replace("-> ban 1h", "-> ban 2h"))
+    daemon.process.send_signal(signal.SIGHUP)
+    until(lambda: daemon.errors.read_text().count(": ready:") == 2, "the reload")
+    daemon.write(viruses(SENDER, 1))
+    until(lambda: daemon.held() == {SENDER}, "the fifth hit")
+    (ban,) = daemon.json("list")
+    assert ban["until"] - ban["since"] == 7200
+
+
+def test_refused_starts(daemon: Live, network: Network) -> None:
+    assert daemon.ask("list").returncode == 69
+    daemon.start()
+    second = daemon.ask("run")
+    assert second.returncode == 69
+    assert "another denyspam runs" in second.stderr
+    daemon.stop()
+    daemon.conf.write_text("[daemon]\nports = 25\n")
+    broken = daemon.ask("run")
+    assert (broken.returncode, broken.stderr.count(f"{daemon.conf}:2:")) == (78, 1)
+
+
+def test_the_ledger_may_fail_and_banning_goes_on(daemon: Live) -> None:
+    """Another process holds the ledger locked: bans are made, the fault is said once, and it catches up."""
+    import sqlite3
+
+    daemon.start()
+    other = sqlite3.connect(daemon.folder / "state" / "ledger.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    daemon.write(viruses(SENDER, 5))
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+    until(lambda: daemon.json("status")["ledger"]["fault"], "the fault")
+    assert "ledger FAULT" in daemon.ask("status").stdout
+    other.execute("ROLLBACK")
+    until(lambda: daemon.json("status")["ledger"] and not daemon.json("status")["ledger"]["fault"], "the recovery")
+    assert daemon.errors.read_text().count("ledger cannot be written") == 1
+    rows = other.execute("SELECT network, state FROM bans").fetchall()
+    assert rows == [(SENDER, "active")]
+
+
+def test_relay_and_the_table(daemon: Live) -> None:
+    daemon.start()
+    now = time.time()
+    daemon.write([relay(SENDER, now)] * 5)
+    until(lambda: daemon.banned() == [SENDER], "the ban")
+    table = daemon.ask("list").stdout
+    assert max(map(len, table.splitlines())) <= 80
+    assert table.split()[:5] == ["ADDRESS", "RULE", "SINCE", "LEFT", "HITS"]
+    status = daemon.ask("status")
+    assert status.returncode == 0
+    assert status.stdout.startswith("ready")
