@@ -239,6 +239,8 @@ class _Source:
         length = min(WITNESS, offset)
         self.head = file.at(0, length)
         self._before = self._latest = file.at(offset - length, length)  # the bytes before `done` and `reached`
+        self.found = False  # by its name beside the log, not by having been the log: it may be a copy under way
+        self.first = b""  # while nothing was read: how it began when the folder was last surveyed
         self.quiet_since: float | None = None  # since when a newer file is there and this one has not grown
         self.truncated = False
 
@@ -258,6 +260,9 @@ class _Source:
                 self.truncated = True
                 return b""
             data = data[witness:]
+            if not self.reached and not data.startswith(self.first[: len(data)]):
+                self.truncated = True
+                return b""
         return data
 
     def feed(self, name: str, data: bytes) -> list[Block]:
@@ -412,17 +417,23 @@ class Tail:
             return []
         bounds: list[int] = []
         for source in reversed(self._sources):  # the newest first: see the docstring, "order"
-            bounds.insert(0, source.file.size())
+            # Of the current file nothing is read before a survey has seen it begin: it may be another text by now.
+            unseen = source is self._current and not source.reached and not source.first
+            bounds.insert(0, 0 if unseen else source.file.size())
         blocks: list[Block] = []
+        ended = 0  # the oldest sources that are at their ends
         for source, bound in zip(list(self._sources), bounds, strict=True):
-            oldest, last = source is self._sources[0], source is self._sources[-1]
-            if not last and source.reached == 0 and self._is_copy(source):
+            last = source is self._sources[-1]
+            if source.found and not source.reached and not last and (not bound or self._is_copy(source)):
                 self._sources.remove(source)
                 source.file.close()
                 continue
             grown = False
             while limit > 0:
-                data = source.read(limit if oldest else max(0, min(limit, bound - source.reached)))
+                # The oldest is read to its end, wherever that is by now; but the first bytes of a file only as far
+                # as it went when it was compared with the current one, lest they come from a copy under way.
+                bounded = ended or not source.reached
+                data = source.read(min(limit, max(0, bound - source.reached)) if bounded else limit)
                 if not data:
                     break
                 grown = True
@@ -438,9 +449,8 @@ class Tail:
                 source.file.broken = ""
             if not last and (grown or source.quiet_since is None):
                 source.quiet_since = now
-        if not self.behind:
-            blocks += self._finish(now)
-        return blocks
+            ended += 1
+        return blocks + self._finish(ended, now)
 
     def position(self) -> Position:
         """Where to go on after what read() has given out so far. Costs some microseconds and no system call."""
@@ -499,25 +509,28 @@ class Tail:
         self.present, self._said, self._since = True, "", None
 
     def _is_copy(self, source: _Source) -> bool:
-        """Is this predecessor a copy that logrotate is just making of the current file, to truncate it then?"""
+        """Is this predecessor a copy that logrotate is just making of the current file, to truncate it then?
+
+        When it is complete and the current file truncated, a new survey finds it again.
+        """
         if self._current is None or source is self._current:
             return False
         first = source.file.at(0, WITNESS)
         return len(first) == WITNESS and first == self._current.file.at(0, WITNESS)
 
-    def _finish(self, now: float) -> list[Block]:
-        """Let go of old files, all read to their ends, that their writer has closed."""
+    def _finish(self, ended: int, now: float) -> list[Block]:
+        """Let go of the oldest files that are at their ends and that their writer has closed."""
         blocks: list[Block] = []
-        for source in self._sources[:-1]:
+        for left in range(min(ended, len(self._sources) - 1), 0, -1):
+            source = self._sources[0]
             waited = 0.0 if source.quiet_since is None else now - source.quiet_since
-            if source is not self._sources[0]:
+            if not (source.file.suffix or waited >= CLOSED or left > DRAINING):
                 break
-            if source.file.suffix or waited >= CLOSED or len(self._sources) > DRAINING + 1:
-                blocks += source.flush(self.path)
-                self._anchor = source.mark()
-                self._overlong += source.buffer.overlong
-                source.file.close()
-                del self._sources[0]
+            blocks += source.flush(self.path)
+            self._anchor = source.mark()
+            self._overlong += source.buffer.overlong
+            source.file.close()
+            del self._sources[0]
         return blocks
 
     # -- finding
@@ -533,6 +546,7 @@ class Tail:
             known.append((self._anchor, None))
         for source in self._sources:
             keep = source.intact() and not (stale and source is current)
+            source.truncated = False
             known.append((source.mark(), source if keep else None))
         self._locate(known)
 
@@ -604,8 +618,10 @@ class Tail:
                 idle[index] = source
             elif index is not None:
                 taken.add(index)
-                file = self._open(index, entries, opened) if source is None else source.file
-                placed.append((index, source or _Source(file, mark.offset, mark.number)))
+                found = source or _Source(self._open(index, entries, opened), mark.offset, mark.number)
+                if source is None and (found.mark().head, found.mark().before) != (mark.head, mark.before):
+                    raise _Moved  # truncated since it was compared
+                placed.append((index, found))
             elif source is not None:  # deleted or moved elsewhere: what is newer than its last byte came after it
                 modified = os.fstat(source.file.fd).st_mtime_ns
                 old = [entry.modified for entry in entries if not entry.current]
@@ -616,8 +632,12 @@ class Tail:
         newest = max((index for index, _ in placed), default=len(entries))
         for index, entry in enumerate(entries):
             if index not in taken and (entry.current or index in idle or (entry.rotated and index > newest)):
-                held = idle.get(index)
-                placed.append((index, held or _Source(self._open(index, entries, opened), 0, 1)))
+                fresh = idle.get(index)
+                if fresh is None:
+                    fresh = _Source(self._open(index, entries, opened), 0, 1)
+                    fresh.found = not entry.current
+                fresh.first = fresh.file.at(0, WITNESS)
+                placed.append((index, fresh))
         placed.sort(key=lambda item: item[0])
         return [source for _, source in placed], missing
 

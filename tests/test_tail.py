@@ -541,7 +541,7 @@ def pack(path):
         os.utime(path + ".gz", ns=(status.st_atime_ns, status.st_mtime_ns))
         os.unlink(path)
 out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-number = 0
+number = int(os.path.exists(log))  # the reader has begun with line 0
 def write(lines):
     global number
     for _ in range(lines):
