@@ -95,7 +95,7 @@ class _Log:
             raise Unavailable(f"the log {self.path} cannot be read: {error.strerror}", 78) from error
         self._fed = 0  # bytes of the stream, over all rotations, since the re-reading began
         self.events = 0
-        self.moved = False  # since the position was last written
+        self.moved = True  # since the position was last written; where a first start begins must not be lost either
 
     def say(self, text: str) -> None:
         """What an admin should know of this log, once."""
@@ -176,6 +176,7 @@ class Daemon:
                 await control.start()
             except OSError as error:
                 raise Unavailable(f"the socket {settings.socket} cannot be made: {error.strerror}") from error
+            self._save()
             await self._recall()
             self._restore(held)
             watch = Watch(asyncio.get_running_loop(), self.logs, self._wake)
@@ -475,6 +476,8 @@ class Daemon:
             path: {
                 "present": each.tail.present,
                 "behind": each.tail.behind,
+                "position": marks[-1].offset if (marks := each.tail.position().marks) else 0,
+                "size": _size(path),
                 "clock": each.clock,
                 "events": each.events,
                 "overlong": each.tail.overlong,
@@ -607,6 +610,13 @@ class Daemon:
         except ActionError as error:
             raise ValueError(str(error)) from error
         return {"released": len(bans), "fault": self.enforcer.fault}
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
 
 
 def _network(text: Any) -> Network:

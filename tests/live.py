@@ -51,9 +51,14 @@ class Live:
     def command(self, *words: str) -> list[str]:
         return [*(self.namespace.prefix if self.namespace else ()), *DENYSPAM, *words, "-c", str(self.conf)]
 
-    def start(self) -> None:
+    def launch(self) -> None:
+        """Starts it, and does not wait."""
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(self.command("run"), stderr=errors, stdin=subprocess.DEVNULL)
+
+    def start(self) -> None:
+        """Starts it, and waits until it is ready."""
+        self.launch()
         until(lambda: self.process and (self.process.poll() is not None or self.ask("status").returncode == 0), "ready")
         assert self.process.poll() is None, self.errors.read_text()
 
