@@ -541,7 +541,7 @@ def pack(path):
         os.utime(path + ".gz", ns=(status.st_atime_ns, status.st_mtime_ns))
         os.unlink(path)
 out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-number = int(os.path.exists(log))  # the reader has begun with line 0
+number = 1  # the reader has begun with line 0
 def write(lines):
     global number
     for _ in range(lines):
@@ -574,11 +574,13 @@ print(number)
 def test_killed_at_any_moment(log: Path, mode: str, seed: int) -> None:
     """A writer at full rate that rotates and compresses; a reader that dies between reading and committing."""
     choose = random.Random(seed)
+    append(log, lines(0, 1))
+    reader = Reader(log)
+    committed = reader.read()
+    saved = reader.stop()
     command = [sys.executable, "-c", WRITER, str(log), mode, "100000", str(seed)]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        committed: list[int] = []
-        saved: str | None = None
         restarts = 0
         ended = False
         deadline = time.monotonic() + 300
