@@ -274,7 +274,8 @@ def test_sendmail_access_table_and_smart_host(make: Maker) -> None:
     make.sendmail().rsyslog("mail.* /l")
     make.file(
         "/etc/mail/access",
-        "# the\tRELAY\n#Connect:10 RELAY\nConnect:192.0.2 RELAY\nConnect:IPv6:2001:db8 RELAY\n198.51.100.7\tRELAY\nspam.example REJECT\n",
+        "# the\tRELAY\n#Connect:10 RELAY\nConnect:192.0.2 RELAY\n"
+        "Connect:IPv6:2001:db8 RELAY\n198.51.100.7\tRELAY\nspam.example REJECT\n",
     )
     make.file("/etc/mail/sendmail.cf", "Dnx\nDSesmtp:[203.0.113.8]\n")
     assert allowed(make.found()) == {
