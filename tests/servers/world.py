@@ -55,6 +55,7 @@ SERVERS = ("postfix", "exim", "sendmail")
 LOGS = {"postfix": "mail.log", "exim": "exim4/mainlog", "sendmail": "mail.log"}
 TOOLS = ("unshare", "nsenter", "ip", "chroot", "mount", "dpkg-deb", "apt-get")
 MONITOR = "10.77.0.99"  # asks whether the server is up, and hangs up
+UMASK = 0o022  # the servers run as many users, whatever the umask of the tests is
 CLONE_NEWNET = 0x40000000
 
 # $1 lower, $2 upper, $3 work, $4 root. The /dev is private: /dev/log must be the world's, never the host's.
@@ -122,7 +123,10 @@ def missing() -> str | None:
 
 def layers(server: str) -> list[Path]:
     """The directories that make `server`, topmost first; builds what is not there yet. Raises Unavailable."""
-    BASE.mkdir(parents=True, exist_ok=True)
+    BASE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = BASE.lstat()
+    if owner.st_uid != os.geteuid() or owner.st_mode & 0o22:  # root is about to run what lies there
+        raise Unavailable(f"{BASE} is not ours alone: remove it, or set DENYSPAM_TEST_BASE elsewhere")
     with open(BASE / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stack: list[Path] = []
@@ -154,7 +158,9 @@ def _build(name: str, layer: Path, lower: list[Path]) -> None:
     report = BASE / f"{name}.log"
     environment = {**os.environ, "PACKAGES": PACKAGES[name]}
     with open(report, "wb") as out:
-        made = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, check=False)
+        made = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, check=False, umask=UMASK
+        )
     if made.returncode:
         last = report.read_text(errors="replace").strip().splitlines()[-3:]
         raise Unavailable(f"cannot unpack the {name} layer (see {report}): {' / '.join(last)}")
@@ -252,9 +258,10 @@ class World:
         place = self.directory / "world"
         place.mkdir()
         self.logs.mkdir()
+        self.logs.chmod(0o755)
         command = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "sh", "-ec"]
         command += [HOLD % MOUNT, "sh", ":".join(map(str, stack)), str(place), str(self.logs)]
-        self.holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, umask=UMASK)
         try:
             assert self.holder.stdout
             if self.holder.stdout.readline() != "ready\n":
@@ -301,7 +308,8 @@ class World:
     def _furnish(self) -> None:
         root = self.root
         for source in ("common", self.server):
-            shutil.copytree(HERE / source, root, dirs_exist_ok=True, symlinks=True)
+            copy = ["cp", "-r", "--no-preserve=mode,ownership", f"{HERE / source}/.", str(root)]
+            subprocess.run(copy, check=True, umask=UMASK)
         (root / "etc/dnsmasq.conf").write_text(zone())
         settings = [f"{key}={value}" for key, value in self.settings.items()]
         inside = ["nsenter", f"--target={self.pid}", "--all", "chroot", f"{self.directory}/world/root", "env", "-i"]
@@ -312,6 +320,7 @@ class World:
                 stdin=subprocess.DEVNULL,
                 stdout=report,
                 stderr=report,
+                umask=UMASK,
             )
             report.seek(0)
             text = report.read()
