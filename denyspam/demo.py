@@ -61,7 +61,7 @@ POSTFIX_VIRUS = (
 )
 SENDMAIL_RELAY = (
     "sendmail[3177]: 5AB9h{n}Xc003177: ruleset=check_rcpt, arg1=<v{n}@far.example>, "
-    "relay=probe.example [{address}], reject=550 5.7.1 <v{n}@far.example>... Relaying denied"
+    "relay=[{address}], reject=550 5.7.1 <v{n}@far.example>... Relaying denied"
 )
 EXIM_REJECT = "H=(mail) [{address}] F=<news@list.example> rejected RCPT <user{n}@example.org>: Unrouteable address"
 
