@@ -44,7 +44,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     except Failed as error:
         return _fail(str(error), error.code)
     except SettingsError as error:
-        return _fail(str(error), CONFIG)
+        print(error, file=sys.stderr)  # FILE:LINE: at the line's start, as editors expect it
+        return CONFIG
     except BrokenPipeError:  # `denyspam events … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return DONE

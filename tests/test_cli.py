@@ -1,0 +1,207 @@
+"""The commands as a script sees them: what stands on stdout and stderr, and how they exit."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from live import relay, virus
+
+NOON = 1_772_618_400.0  # 2026-03-04T10:00:00Z
+CONF = (
+    "[daemon]\nstate = {0}/state\nsocket = {0}/sock\n[log {0}/mail.log]\nfilters = postfix\ntimezone = UTC\n[policy]\n"
+)
+LINES = [relay("192.0.2.7", NOON + n) for n in range(5)] + [virus("192.0.2.8", NOON, "A1B2C3")]
+
+
+def denyspam(*words: object, text: str | bytes | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "denyspam.cli", *map(str, words)]
+    data = text.encode() if isinstance(text, str) else text
+    done = subprocess.run(command, check=False, capture_output=True, input=data, env={**os.environ, **environment})
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    path = tmp_path / "denyspam.conf"
+    path.write_text(CONF.format(tmp_path) + "relay = 5 in 15m -> ban 1h\n")
+    return path
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "mail.log"
+    path.write_text("".join(f"{line}\n" for line in LINES))
+    return path
+
+
+def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_events_json(log: Path) -> None:
+    found = rows(denyspam("events", "--json", log))
+    assert found[0] == {
+        "file": str(log),
+        "line": 1,
+        "time": NOON,
+        "address": "192.0.2.7",
+        "kind": "relay",
+        "filter": "postfix",
+        "user": None,
+        "queue_id": None,
+        "text": LINES[0],
+    }
+    assert [(row["line"], row["kind"], row["queue_id"]) for row in found[4:]] == [
+        (5, "relay", None),
+        (6, "virus", "A1B2C3"),
+    ]
+
+
+def test_events_of_compressed_files_and_stdin(log: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "mail.log.1.gz"
+    packed.write_bytes(gzip.compress(log.read_bytes()))
+    assert len(rows(denyspam("events", "--json", packed))) == 6
+    assert len(rows(denyspam("events", "--json", "-", text=log.read_bytes()))) == 6
+    packed.write_bytes(packed.read_bytes()[:100])
+    cut = denyspam("events", "--json", packed)
+    assert (cut.returncode, str(packed) in cut.stderr) == (2, True)
+
+
+def test_events_without_a_last_newline_and_with_binary(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(
+        b"\x00\xff\xfe rubbish\n"
+        + b"x" * 200_000
+        + b"\n"
+        + LINES[0].replace("<z>", "<\udcff\x01>").encode("utf-8", "surrogateescape")
+    )
+    (row,) = rows(denyspam("events", "--json", log))
+    assert (row["line"], row["address"]) == (3, "192.0.2.7")
+    shown = denyspam("events", log)
+    assert "\x01" not in shown.stdout
+
+
+def test_events_all_adds_what_is_no_offence(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    grey = LINES[0].replace(
+        "554 5.7.1 <a@b.example>: Relay access denied",
+        "450 4.2.0 <u@x.example>: Recipient address rejected: Greylisted",
+    )
+    log.write_text(grey + "\n")
+    assert rows(denyspam("events", "--json", log)) == []
+    assert [row["kind"] for row in rows(denyspam("events", "--all", "--json", log))] == ["defer"]
+
+
+def test_an_unusable_stamp_is_null(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(LINES[0].replace("2026-03-04", "2026-02-30") + "\n" + LINES[0].replace("2026", "9999") + "\n")
+    assert [(row["time"], row["address"]) for row in rows(denyspam("events", "--json", log))] == [
+        (None, "192.0.2.7")
+    ] * 2
+
+
+def test_a_log_that_cannot_be_read_is_named(tmp_path: Path, log: Path, conf: Path) -> None:
+    for words in (["events", "--json"], ["replay", "-c", conf]):
+        done = denyspam(*words, log, tmp_path / "missing.log")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "missing.log" in done.stderr
+
+
+def test_replay(log: Path, conf: Path) -> None:
+    wanted = {"time": NOON + 4, "address": "192.0.2.7", "rule": "relay", "hits": 5, "until": NOON + 3604}
+    assert rows(denyspam("replay", "--json", "-c", conf, log)) == [wanted]
+    assert rows(denyspam("-c", conf, "replay", "--json", log)) == [wanted]
+    people = denyspam("replay", log, "-c", conf)
+    assert "192.0.2.7" in people.stdout
+    assert people.stderr == "1 ban\n"
+
+
+def test_replay_merges_logs_by_time(conf: Path, tmp_path: Path) -> None:
+    for name, part in (("b.log", LINES[1:5:2]), ("a.log", LINES[0:5:2])):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in part))
+    found = rows(denyspam("replay", "--json", "-c", conf, tmp_path / "a.log", tmp_path / "b.log"))
+    assert [row["time"] for row in found] == [NOON + 4]
+
+
+def test_check(conf: Path) -> None:
+    done = denyspam("check", "-c", conf)
+    assert done.returncode == 0
+    assert "does not exist yet" in done.stderr
+    conf.write_text(conf.read_text() + "relay = 1 in 1m -> ban 1h\n")
+    done = denyspam("check", "-c", conf)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith(f"{conf}:9: ")
+    assert denyspam("check", "-c", conf.parent / "none.conf").returncode == 78
+
+
+def test_check_filters(tmp_path: Path) -> None:
+    assert denyspam("check", "postfix", "exim", "sendmail").returncode == 0
+    bad = tmp_path / "bad.filter"
+    bad.write_text("filter bad\nprogram bad\nreject no {nothing}\n")
+    done = denyspam("check", bad)
+    assert done.returncode == 78
+    assert done.stderr.startswith(f"{bad}:3:")
+    missing = denyspam("check", "nonesuch")
+    assert (missing.returncode, "nonesuch" in missing.stderr) == (78, True)
+
+
+def test_an_unknown_filter_or_action_names_its_line(conf: Path) -> None:
+    text = conf.read_text()
+    conf.write_text(text.replace("filters = postfix", "filters = postfux"))
+    assert denyspam("check", "-c", conf).stderr.startswith(f"{conf}:5: there is no filter 'postfux'")
+    conf.write_text(text.replace("[daemon]", "[daemon]\naction = pf"))
+    assert denyspam("check", "-c", conf).stderr.startswith(f"{conf}:2: there is no action 'pf'")
+    conf.write_text(text + "flood = 5 in 1m -> ban 1h\n")
+    assert denyspam("check", "-c", conf).stderr.startswith(f"{conf}:9: no filter knows the kind 'flood'")
+
+
+def test_a_filter_of_ones_own_replaces_the_shipped_one_whole(conf: Path, log: Path) -> None:
+    folder = conf.parent / "filters"
+    folder.mkdir()
+    (folder / "postfix.filter").write_text(
+        "filter postfix\nprogram postfix/cleanup\n"
+        "spam {id}: milter-reject: {verb} from {name}[{ip}]: {*}\n"
+        "sample spam 192.0.2.1\n"
+        "  Mar  4 10:00:00 mx postfix/cleanup[1]: A1B2C3: milter-reject: END-OF-MESSAGE from x.example[192.0.2.1]: no\n"
+        "sample none\n"
+        "  Mar  4 10:00:00 mx postfix/cleanup[1]: A1B2C3: message-id=<1@x.example>\n"
+    )
+    assert [row["kind"] for row in rows(denyspam("events", "-c", conf, "--filter", "postfix", "--json", log))] == [
+        "spam"
+    ]
+
+
+def test_usage() -> None:
+    for words in (
+        [],
+        ["lst"],
+        ["ban"],
+        ["ban", "192.0.2.7", "--for", "soon"],
+        ["ban", "nonsense"],
+        ["release"],
+        ["events"],
+    ):
+        done = denyspam(*words)
+        assert (done.returncode, done.stdout) == (2, ""), words
+    assert denyspam("--version").stdout.startswith("denyspam 0.")
+
+
+def test_without_a_daemon(conf: Path) -> None:
+    for words in (["list"], ["status"], ["why", "192.0.2.7"], ["ban", "192.0.2.7"], ["release", "192.0.2.7"]):
+        done = denyspam(*words, "-c", conf)
+        assert (done.returncode, done.stdout) == (69, ""), words
+        assert "does not answer" in done.stderr
+
+
+def test_a_reader_that_goes_away(log: Path) -> None:
+    log.write_text("".join(f"{line}\n" for line in LINES * 5000))
+    command = f"'{sys.executable}' -m denyspam.cli events '{log}' | head -n 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)

@@ -1,0 +1,125 @@
+"""denyspam.conf: what it means, and what every mistake in it is told."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+
+from denyspam.events import SettingsError
+from denyspam.settings import LogSettings, Settings, parse
+
+MINIMAL = "[log /var/log/mail.log]\nfilters = postfix\n[policy]\nvirus = 5 in 15m -> ban 1h\n"
+
+
+def daemon(*lines: str) -> Settings:
+    return parse("[daemon]\n" + "".join(f"{line}\n" for line in lines) + MINIMAL, "x.conf")
+
+
+def wrong(text: str) -> str:
+    with pytest.raises(SettingsError) as error:
+        parse(text, "x.conf")
+    return str(error.value)
+
+
+def test_the_least_that_is_enough() -> None:
+    settings = parse(MINIMAL, "x.conf")
+    assert settings.logs == (LogSettings("/var/log/mail.log", ("postfix",), line=2),)
+    (policy,) = settings.policies
+    assert (policy.name, policy.kind, policy.hits, policy.within, policy.duration) == ("virus", "virus", 5, 900, 3600)
+    assert (settings.ports, settings.ipv6_prefix, settings.mode, settings.action) == ((25,), 64, "enforce", "nftables")
+    assert settings.state == "/var/lib/denyspam"
+    assert settings.socket == "/run/denyspam/denyspam.sock"
+
+
+def test_values() -> None:
+    settings = daemon(
+        "ports = 25, 465  # both",
+        "allow = 192.0.2.0/24,",
+        "   2001:db8::1",
+        "; a comment",
+        "verdict = drop",
+        "history = 7d",
+        "mode = watch",
+    )
+    assert settings.ports == (25, 465)
+    assert settings.allow == (ip_network("192.0.2.0/24"), ip_network("2001:db8::1"))
+    assert (settings.verdict, settings.history, settings.mode) == ("drop", 7 * 86_400, "watch")
+
+
+def test_windows_line_ends_tabs_and_a_byte_order_mark() -> None:
+    text = "\ufeff" + MINIMAL.replace("\n", "\r\n").replace(" = ", "\t=\t")
+    assert parse(text, "x.conf").logs[0].filters == ("postfix",)
+
+
+def test_several_logs_and_policies_keep_their_order() -> None:
+    text = "[policy]\nrelay.slow = 50 in 1d -> ban 1d\nany = 9 in 1h -> ban 1h\n[log /b]\n[log /a]\ntimezone = UTC\n"
+    settings = parse(text, "x.conf")
+    assert [log.path for log in settings.logs] == ["/b", "/a"]
+    assert settings.logs[0].filters == ("auto",)
+    assert [policy.name for policy in settings.policies] == ["relay.slow", "any"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("prots = 25", "x.conf:2: unknown key 'prots' in [daemon]; write one of state, socket"),
+        ("ports = 25\nports = 26", "x.conf:3: 'ports' stands twice"),
+        ("ports = 70000", "x.conf:2: '70000' is out of range; write a whole number from 1 to 65535"),
+        ("ports = 25, 587", "x.conf:2: port 587 is where your own users submit mail from"),
+        ("ports =", "x.conf:2: no port given"),
+        ("allow = 192.0.2.7/24", "x.conf:2: '192.0.2.7/24' has bits set behind its prefix; write 192.0.2.0/24"),
+        ("allow = mail.example.org", "x.conf:2: 'mail.example.org' is no address or network; write 192.0.2.7"),
+        ("mode = off", "x.conf:2: 'off' is not known here; write enforce or watch"),
+        ("state = var/lib", "x.conf:2: 'var/lib' is no absolute path"),
+        ("ipv6_prefix = 12", "x.conf:2: '12' is out of range; write a whole number from 32 to 128"),
+        ("history = soon", "x.conf:2: "),
+        ("nonsense", "x.conf:2: 'nonsense' is no setting; write `key = value`"),
+        ("[daemon]", "x.conf:2: [daemon] stands twice"),
+        ("[deamon]", "x.conf:2: unknown section '[deamon]'; write [daemon], [log PATH] or [policy]"),
+        ("[log]", "x.conf:2: [log] names no file"),
+        ("[log mail.log]", "x.conf:2: 'mail.log' is no absolute path"),
+        ("[log /x", "x.conf:2: '[log /x' has no closing bracket"),
+        ("[log /x]\ntimezone = Mars/Olympus", "x.conf:3: 'Mars/Olympus' is no time zone"),
+        ("[log /x]\nfilters = a, a", "x.conf:3: a filter is named twice"),
+        ("[log /x]\nfilters = auto, postfix", "x.conf:3: `auto` means all shipped filters"),
+        ("[log /x]\nfilter = a", "x.conf:3: unknown key 'filter' in [log /x]; write one of filters"),
+    ],
+)
+def test_mistakes(line: str, message: str) -> None:
+    assert wrong(f"[daemon]\n{line}\n{MINIMAL}").startswith(message)
+
+
+def test_what_is_missing_is_told_at_the_end() -> None:
+    assert wrong("") == "x.conf:1: no [log PATH] section; write for example `[log /var/log/mail.log]`"
+    assert wrong("[daemon]\nports = 25\n[log /a]\n").startswith("x.conf:3: no [policy] section")
+    assert wrong("[log /a]\n[policy]\n").startswith("x.conf:2: [policy] is empty")
+    assert wrong("ports = 25\n").startswith("x.conf:1: 'ports' stands before any section")
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["5 in 15m", "five in 15m -> ban 1h", "0 in 15m -> ban 1h", "5 in 15m -> ban 1h, by moon", "", "5 in -> ban"],
+)
+def test_a_policy_that_is_none_names_its_line(sentence: str) -> None:
+    assert wrong(MINIMAL + f"relay = {sentence}\n").startswith("x.conf:5")
+
+
+def test_a_message_quotes_a_hundred_characters_at_most() -> None:
+    for text in (
+        "x" * 10_000,
+        "x" * 10_000 + " = 1",
+        "mode = " + "y" * 10_000,
+        "[" + "z" * 10_000 + "]",
+        "[log /" + "w" * 9999 + "]\nq = 1",
+    ):
+        message = wrong(f"[daemon]\n{text}\n{MINIMAL}")
+        assert "xxxx" * 26 not in message
+        assert len(message) < 400
+
+
+def test_kinds_come_from_the_six_or_from_filters() -> None:
+    settings = parse(MINIMAL + "flood = 5 in 1m -> ban 1h\n", "x.conf")
+    settings.check_kinds(frozenset(["flood"]))
+    with pytest.raises(SettingsError, match=r"^x\.conf:5: no filter knows the kind 'flood'; write one of virus"):
+        settings.check_kinds(frozenset())
