@@ -26,7 +26,9 @@ compressor keeps. A file of another name is found only by its inode, uncompresse
 
 Limits: a line that a writer begins before a copytruncate and ends after it is lost, as are bytes written between the
 copy and the truncation (logrotate says so too). A file truncated and filled again to exactly the same size within
-one tick of the file system's clock looks unchanged until it grows. Finding a position in a compressed predecessor
+one tick of the file system's clock looks unchanged until it grows. A predecessor that was
+never open here and is still empty is left out (it may be a copy under way): what its writer adds late is lost. A log
+that was missing at every look and is rotated before the first one is not found. Finding a position in a compressed file
 means decompressing it. An open file keeps the space of a deleted log until a new one has been there for 10 s.
 """
 
