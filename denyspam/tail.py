@@ -401,10 +401,14 @@ class Tail:
             _File(path).close()
         except (FileNotFoundError, NotADirectoryError) as error:
             self._trouble(error)
+        self._bare = position is not None and not position.marks  # neither the log nor a predecessor was ever there
         if position is not None:
             self._locate([(mark, None) for mark in position.marks])
         else:
             self._locate([], at_end=not from_start)
+            if self._current is None:
+                self._anchor = _end_of_newest(_survey(path, frozenset()))
+                self._bare = self._anchor is None
 
     # -- reading
 
@@ -576,6 +580,7 @@ class Tail:
             self._trouble(moved)
             return
         self._adopt(sources, opened)
+        self._bare = self._bare and not sources
         last = known[-1][0] if known else None
         if last in missing and last is not None and last.offset:
             self.lost += 1
@@ -631,7 +636,7 @@ class Tail:
             else:
                 missing.append(mark)
         # Rotated since the last byte that was read. Files older than that, and not known, were read long ago.
-        newest = max((index for index, _ in placed), default=len(entries))
+        newest = max((index for index, _ in placed), default=-1 if self._bare else len(entries))
         for index, entry in enumerate(entries):
             if index not in taken and (entry.current or index in idle or (entry.rotated and index > newest)):
                 fresh = idle.get(index)
@@ -753,6 +758,26 @@ def _last_line(file: _File) -> int:
             return start + newline + 1
         end = start
     return 0
+
+
+def _end_of_newest(entries: list[_Entry]) -> Mark | None:
+    """The end of the newest predecessor: where a log begins that is not there at the very first start."""
+    for entry in reversed(entries):
+        try:
+            file = _File(entry.path)
+        except OSError:
+            continue
+        try:
+            if not file.suffix:
+                end = file.size()
+            else:
+                end = 0
+                while data := file.at(end, CHUNK):
+                    end += len(data)
+            return _Source(file, end, 0).mark()
+        finally:
+            file.close()
+    return None
 
 
 def _stream(name: str, file: _File, start: int, end: int | None) -> Iterator[Block]:

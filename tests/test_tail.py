@@ -612,3 +612,25 @@ def test_killed_at_any_moment(log: Path, mode: str, seed: int) -> None:
         writer.wait()
         if writer.stdout is not None:
             writer.stdout.close()
+
+
+def test_a_log_that_was_never_there_is_found_when_it_was_rotated_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "mail.log"
+    position = Tail(str(path), None, from_start=False).position()
+    path.write_bytes(b"one\n")
+    path.rename(tmp_path / "mail.log.1")
+    path.write_bytes(b"two\n")
+    again = Tail(str(path), Position.parse(position.text()), from_start=False)
+    assert b"".join(block.data for block in again.read(0)) == b"one\ntwo\n"
+
+
+def test_what_was_rotated_before_the_very_first_start_is_old(tmp_path: Path) -> None:
+    path = tmp_path / "mail.log"
+    (tmp_path / "mail.log.2.gz").write_bytes(gzip.compress(b"older\n"))
+    (tmp_path / "mail.log.1").write_bytes(b"old\n")
+    first = Tail(str(path), None, from_start=False)
+    position = first.position()
+    for tail in (first, Tail(str(path), Position.parse(position.text()), from_start=False)):
+        path.write_bytes(b"new\n")
+        assert b"".join(block.data for block in tail.read(0)) == b"new\n"
+    assert [block.data for block in Tail(str(path), position, from_start=False).history(lambda _: False)]
