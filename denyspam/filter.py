@@ -158,11 +158,11 @@ class Reader:
             for pattern in found.patterns:
                 match = pattern.regex.match(body) if pattern.needle in body else None
                 if match is not None:
-                    return self._reading(time, host, found, pattern, match, count)
+                    return self._reading(time, host.decode("utf-8", "replace"), found, pattern, match, count)
         return None
 
-    def _reading(
-        self, time: float | None, host: bytes, found: Filter, pattern: Pattern, match: re.Match[bytes], count: int
+    def _reading(  # noqa: PLR0917
+        self, time: float | None, host: str, found: Filter, pattern: Pattern, match: re.Match[bytes], count: int
     ) -> Reading | None:
         groups = match.groupdict()
         queue_id = groups.get("id")
@@ -180,7 +180,7 @@ class Reader:
         user = groups.get("user")
         return Reading(
             time,
-            host.decode("utf-8", "replace"),
+            host,
             found,
             pattern,
             address,
@@ -204,7 +204,8 @@ def check(found: Filter) -> None:
         for earlier in found.patterns[:index]:
             if later.examples and all(earlier.regex.match(example) for example in later.examples):
                 raise FilterError(
-                    f"the pattern of line {earlier.line} takes every line that this one could: put this one above it, or delete it",
+                    f"the pattern of line {earlier.line} takes every line that this one could: put this one above it,"
+                    " or delete it",
                     found.file,
                     later.line,
                     1,
@@ -237,7 +238,8 @@ def check(found: Filter) -> None:
         )
         if _said(got, sample) != _expected(sample):
             raise FilterError(
-                f"this sample should be {_expected(sample)}, but the pattern of line {reading.pattern.line} says {_said(got, sample)}",
+                f"this sample should be {_expected(sample)}, but the pattern of line {reading.pattern.line} says"
+                f" {_said(got, sample)}",
                 found.file,
                 sample.number,
                 1,
@@ -246,7 +248,8 @@ def check(found: Filter) -> None:
     for pattern in found.patterns:
         if pattern.line not in shown:
             raise FilterError(
-                f"no sample shows this pattern: add `sample {pattern.kind} ADDRESS` and, indented below it, a line it takes",
+                f"no sample shows this pattern: add `sample {pattern.kind} ADDRESS` and, indented below it, a line"
+                " it takes",
                 found.file,
                 pattern.line,
                 1,

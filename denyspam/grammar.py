@@ -121,12 +121,15 @@ def parse_policy(name: str, sentence: str, file: str, line: int) -> Policy:
 
     if not re.fullmatch(rf"{KIND}(?:\.[a-z0-9_-]{{1,64}})*", name):
         raise wrong(
-            f"`{name[:60]}` is no name for a policy: write the kind, or the kind, a dot and a word of your own, as in relay.slow"
+            f"`{name[:60]}` is no name for a policy: write the kind, or the kind, a dot and a word of your own, as"
+            " in relay.slow"
         )
     try:
         found = _policy().parse_string(sentence, parse_all=True)
     except pp.ParseBaseException as error:
-        raise wrong(f"cannot read the policy at `{sentence[error.loc :][:40]}`: {EXAMPLE}", error.loc) from None
+        rest = sentence[error.loc :][:40]
+        where = f"at `{rest}`" if rest else "at its end"
+        raise wrong(f"cannot read the policy {where}: {EXAMPLE}", error.loc) from None
 
     def value(located: pp.ParseResults) -> float:
         return float(located["value"][0])
@@ -238,7 +241,8 @@ def _unread(text: str, place: int) -> str:
         return "a `}` without `{`: write \\} for the character itself"
     if not rest:
         return "a `{` that is not closed: write \\{ for the character itself"
-    return f"cannot read `{rest[:20]}`: a hole is {{word}}, {{?optional text}} or {{(one|another)}}; write \\{{ for the character itself"
+    hole = "a hole is {word}, {?optional text} or {(one|another)}; write \\{ for the character itself"
+    return f"cannot read `{rest[:20]}`: {hole}"
 
 
 def _replace(parts: Sequence[Part], lets: dict[str, tuple[Part, ...]]) -> tuple[Part, ...]:
@@ -315,7 +319,8 @@ class _File:
                 self.programs = tuple(_programs().parse_string(rest, parse_all=True))
             except pp.ParseBaseException as error:
                 raise self.wrong(
-                    "write `program NAME, NAME`; * stands for any text without a slash, `bare` for a log that names no program",
+                    "write `program NAME, NAME`; * stands for any text without a slash, `bare` for a log that"
+                    " names no program",
                     column + error.loc + 1,
                 ) from None
         elif keyword == "let":
@@ -326,7 +331,8 @@ class _File:
             self.pattern(keyword, rest, column)
         else:
             raise self.wrong(
-                f"cannot read `{keyword[:40]}`: a line begins with filter, program, let, sample, # or a kind in small letters"
+                f"cannot read `{keyword[:40]}`: a line begins with filter, program, let, sample, # or a kind in"
+                " small letters"
             )
 
     def let(self, rest: str, column: int) -> None:
@@ -362,10 +368,11 @@ class _File:
 
     def sample(self, rest: str, column: int) -> None:
         try:
-            found = _sample().parse_string(rest, parse_all=True)
+            found = _sample().parse_string(rest, parse_all=True).as_dict()
         except pp.ParseBaseException as error:
             raise self.wrong(
-                "write `sample none`, `sample KIND ADDRESS` or `sample KIND id ID`; `user NAME` and `times N` may follow",
+                "write `sample none`, `sample KIND ADDRESS` or `sample KIND id ID`; `user NAME` and"
+                " `times N` may follow",
                 column + error.loc + 1,
             ) from None
         if "none" in found:
@@ -383,7 +390,8 @@ class _File:
                 ) from None
         elif "id" not in found and kind != IGNORE:
             raise self.wrong(
-                f"whose is it? Write `sample {kind} ADDRESS`, or `sample {kind} id ID` where only the queue id is named",
+                f"whose is it? Write `sample {kind} ADDRESS`, or `sample {kind} id ID` where only"
+                " the queue id is named",
                 column + 1,
             )
         self.heading = Sample(

@@ -33,13 +33,12 @@ from dataclasses import dataclass
 from typing import Any
 
 try:
-    from re import _constants as sre  # type: ignore[attr-defined]
     from re import _parser as sre_parser  # type: ignore[attr-defined]
 except ImportError:  # Python 3.10
-    import sre_constants as sre
     import sre_parse as sre_parser
 
 CLIENTS_TEXT = ("*", "user", "said")
+SHORTEST = 4  # bytes of the longest literal: it finds the lines worth a regex
 IGNORE = "ignore"  # the kind of a pattern that takes a line away from those below: no finding
 
 DIGITS = frozenset(string.digits.encode())
@@ -218,7 +217,8 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
     address, queue = places.get("ip", [None])[0], places.get("id", [None])[0]
     if kind != IGNORE and address is None and (queue is None or leaves[queue][1]):
         raise PatternError(
-            "nobody to count this for: write {ip} where the client's address stands, or {id} for the queue id that leads to it"
+            "nobody to count this for: write {ip} where the client's address stands, or {id} for the queue id that"
+            " leads to it"
         )
     if kind == "client" and (address is None or queue is None):
         raise PatternError("a client line says whose a queue id is: it needs both {id} and {ip}")
@@ -229,7 +229,8 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
     if not any(re.search(rb"[A-Za-z<=>]", literal.text) for literal in decided):
         where = leaves[first][0].column if first < len(leaves) else 0
         raise PatternError(
-            "no fixed word before the free text: a client could make any line look so; begin with the words the server prints",
+            "no fixed word before the free text: a client could make any line look so; begin with the words the"
+            " server prints",
             where,
         )
     for name, place in (("id", queue), ("said", said)):
@@ -243,13 +244,13 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
         before = max(index for index in free if index < address)
         if any(index > address for index in free):
             raise PatternError(
-                "free text on both sides of {ip}: the client could write another address; spell out one side with literals"
-                " and typed holes, or count by {id}",
+                "free text on both sides of {ip}: the client could write another address; spell out one side with"
+                " literals and typed holes, or count by {id}",
                 leaves[address][0].column,
             )
         if not (isinstance(leaves[before + 1][0], Literal) and not leaves[before + 1][1]):
             raise PatternError(
-                "between free text and {ip} stands no literal: write the text that the server prints before the address",
+                "between free text and {ip} stands no literal: write the text that the server prints before it",
                 leaves[address][0].column,
             )
         anchored = before + 1
@@ -258,17 +259,21 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
         if isinstance(leaf, Literal):
             text = leaf.text.decode(errors="replace")
             raise PatternError(
-                f"`{text}` stands after free text, where the client could write it: end the pattern with {{*}} before it",
+                f"`{text}` stands after free text, where the client could write it: end with {{*}} before it",
                 leaf.column,
             )
     if said is not None and (address is None or address < said or address > first):
         raise PatternError(
             "{said} stands before the client's {ip}, as in ({said}) [{ip}]: elsewhere write {*}", leaves[said][0].column
         )
-    if said is not None and not (isinstance(leaves[said + 1][0], Literal) and any(
-        isinstance(leaf, Literal) and len(leaf.text) > 1 for leaf, _ in leaves[said + 1 : address]
-    )):
-        raise PatternError("{said} needs a literal after it that ends it: write the text the server prints there", leaves[said][0].column)
+    if said is not None and not (
+        isinstance(leaves[said + 1][0], Literal)
+        and any(isinstance(leaf, Literal) and len(leaf.text) > 1 for leaf, _ in leaves[said + 1 : address])
+    ):
+        raise PatternError(
+            "{said} needs a literal after it that ends it: write the text the server prints there",
+            leaves[said][0].column,
+        )
 
 
 # -- parts to regex --------------------------------------------------------------------------------------------------
@@ -325,7 +330,7 @@ def _hole(hole: Hole, after: _Next) -> bytes:
         for text in after.literals:
             if text[0] in IP and (text[0] not in b":." or len(text) < 2 or text[1] in IP):
                 raise PatternError(
-                    "{ip} runs into the text after it: put the character that ends the address there, as in [{ip}]:{port}",
+                    "{ip} runs into the text after it: write what ends the address there, as in [{ip}]:{port}",
                     hole.column,
                 )
         if after.holes or after.free:
@@ -394,7 +399,11 @@ def _settle_said(regex: bytes, parts: Sequence[Part]) -> bytes:
         return regex
     ending = re.sub(rb"\?P<(?:ip|id|user)>", b"?:", _regex(since, _Next())).removesuffix(b".*")
     before, _, after = regex.partition(SAID)
-    regex = before + b"(?=" + SAID + ending.replace(SAID, b"(?P=said)") + b")(?P=said)" + after.replace(SAID, b"(?P=said)")
+    regex = (
+        before
+        + (b"(?=" + SAID + ending.replace(SAID, b"(?P=said)") + b")(?P=said)")
+        + after.replace(SAID, b"(?P=said)")
+    )
     form = HOLES["ip"].form or b""
     return regex.replace(form, form + b"(?(said)(?!.*" + ending.replace(SAID, b".*") + b")|)")
 
@@ -424,6 +433,8 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
     elif not (isinstance(last, Hole) and last.name == "user"):
         regex += rb"\Z"
     literals = tuple(part.text for part in parts if isinstance(part, Literal))
+    if max(map(len, literals), default=0) < SHORTEST:
+        raise PatternError("too little fixed text to search for: write a pattern for each of the words in {(…)}")
     holes = frozenset(leaf.name for leaf, _ in _leaves(parts) if isinstance(leaf, Hole))
     longest = max((len(part.branches) for part in parts if isinstance(part, Choice)), default=1)
     examples = tuple(_example(parts, turn) for turn in range(6 if longest < 3 else 6 * longest))
@@ -432,18 +443,21 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
 
 # -- the escape hatch ------------------------------------------------------------------------------------------------
 
-_REFUSED = {
-    "ASSERT": "looks ahead or behind",
-    "ASSERT_NOT": "looks ahead or behind",
-    "GROUPREF": "repeats a group's text",
-    "GROUPREF_EXISTS": "asks for a group",
-    "ATOMIC_GROUP": "has an atomic group",
+_REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
+_CATEGORIES = {
+    "CATEGORY_DIGIT": DIGITS,
+    "CATEGORY_WORD": ALNUM | {95},
+    "CATEGORY_SPACE": frozenset(b" \t\n\r\v\f"),
+}
+_GROUPS = {  # a group, the characters it may take, and how to write it
+    "ip": (IP, "(?P<ip>[0-9A-Fa-f:.]{2,45})"),
+    "id": (ALNUM | {45}, "(?P<id>[0-9A-Za-z-]{5,32})"),
 }
 
 
-def _codes(node: Any, argument: Any) -> frozenset[int] | None:
-    """The characters a one-character node takes; None where it is a negated or open set: free text."""
-    name = str(node)
+def _characters(node: Any) -> frozenset[int] | None:
+    """What a node of one character takes; None where that is not one exact set: `.`, a negation, a group."""
+    name, argument = str(node[0]), node[1]
     if name == "LITERAL":
         return frozenset({argument})
     if name != "IN":
@@ -454,125 +468,99 @@ def _codes(node: Any, argument: Any) -> frozenset[int] | None:
             found.add(value)
         elif str(member) == "RANGE":
             found.update(range(value[0], value[1] + 1))
-        elif str(value) == "CATEGORY_DIGIT":
-            found |= DIGITS
-        elif str(value) == "CATEGORY_WORD":
-            found |= ALNUM | {95}
-        elif str(value) == "CATEGORY_SPACE":
-            found |= set(b" \t\r\v\f")
+        elif str(value) in _CATEGORIES:
+            found |= _CATEGORIES[str(value)]
         else:
             return None
     return frozenset(found)
 
 
-def _ends(nodes: Sequence[Any], index: int) -> frozenset[int]:
-    """The characters that may follow node `index` as literals."""
-    if index + 1 >= len(nodes):
-        return frozenset()
-    node, argument = nodes[index + 1]
-    codes = _codes(node, argument)
-    if codes is not None:
-        return codes
-    if str(node) == "SUBPATTERN":
-        return _ends([None, *argument[-1]], 0)
+def _next_characters(nodes: Sequence[Any]) -> frozenset[int]:
+    """What may stand first in the text after a repetition, as far as it is exact."""
+    for node in nodes[:1]:
+        name, argument = str(node[0]), node[1]
+        if name in _REPEATS:
+            follow = _next_characters(list(argument[2]))
+            return follow if argument[0] else follow | _next_characters(nodes[1:])
+        if name == "SUBPATTERN":
+            return _next_characters(list(argument[-1]))
+        if name == "BRANCH":
+            return frozenset().union(*(_next_characters(list(branch)) for branch in argument[1]))
+        return _characters(node) or frozenset()
     return frozenset()
 
 
-def _walk(nodes: Sequence[Any], repeated: bool, follow: frozenset[int] = frozenset()) -> Iterator[Part]:
-    """The regex's nodes as parts for `_judge`: literals, named holes, typed runs ({word}) and free text ({*})."""
-    for index, (node, argument) in enumerate(nodes):
-        name = str(node)
-        ends = _ends(nodes, index) or follow
-        if name in _REFUSED:
-            raise PatternError(f"this regex {_REFUSED[name]}: write it with literals, sets and bounded repetitions")
-        if name == "LITERAL":
-            yield Literal(bytes([argument]))
-        elif name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
-            low, high, inner = argument
-            if repeated and high > 1:
-                raise PatternError(
-                    "a repetition inside a repetition: a hostile line would take for ever; write the inner part once"
-                )
-            inner = list(inner)
-            if high == 1 and low == 0:
-                yield Maybe(tuple(_walk(inner, repeated, ends)) or (Literal(b""),))
+def _walk(nodes: Sequence[Any], names: dict[int, str], repeated: bool = False) -> Iterator[Part]:
+    """A regex as parts for `_judge`: exact runs as {word}; what is open, or may run over what follows, as {*}."""
+    for index, node in enumerate(nodes):
+        name, argument = str(node[0]), node[1]
+        if name in _REPEATS:
+            low, high, inner = argument[0], argument[1], list(argument[2])
+            if repeated:
+                raise PatternError("a repetition inside a repetition: on a hostile line it would never end; write one")
+            if (low, high) == (0, 1):
+                yield Maybe(tuple(_walk(inner, names, True)))
                 continue
-            codes = _codes(*inner[0]) if len(inner) == 1 else None
-            wild = (
-                codes is None
-                if len(inner) == 1
-                else any(isinstance(p, Hole) and p.name == "*" for p in _walk(inner, True, ends))
-            )
-            overlap = codes is not None and codes & ends
-            list(_walk(inner, True, ends))  # for its refusals
-            yield Hole("*" if wild or overlap or high is sre.MAXREPEAT else "word")
+            parts = list(_walk(inner, names, True))
+            exact = all(isinstance(part, Literal) or (isinstance(part, Hole) and part.name == "word") for part in parts)
+            overlap = _next_characters(inner) & _next_characters(nodes[index + 1 :])
+            yield Hole("word" if exact and not overlap else "*")
+        elif name == "SUBPATTERN" and argument[0] is None:
+            yield from _walk(list(argument[-1]), names, repeated)
         elif name == "SUBPATTERN":
-            group, *_, inner = argument
-            yield from (
-                _walk(list(inner), repeated, ends)
-                if group is None
-                else [_Group(group, tuple(_walk(list(inner), repeated, ends)))]
-            )  # type: ignore[list-item]
+            yield _group(names[argument[0]], list(argument[-1]))
         elif name == "BRANCH":
-            yield Choice(tuple(tuple(_walk(list(branch), repeated, ends)) for branch in argument[1]))
-        elif name == "AT":
-            yield Literal(b"")
+            yield Choice(tuple(tuple(_walk(list(branch), names, repeated)) for branch in argument[1]))
+        elif name == "LITERAL":
+            yield Literal(bytes([argument]))
+        elif name in ("IN", "ANY", "NOT_LITERAL"):
+            yield Hole("*" if _characters(node) is None else "word")
         else:
-            yield Hole("*" if _codes(node, argument) is None and name != "NOT_LITERAL" and name != "ANY" else "word")
+            raise PatternError("only literals, sets, groups, | and repetitions: no looking around, no references")
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    number: int
-    parts: tuple[Part, ...]
+def _group(name: str, inner: Sequence[Any]) -> Hole:
+    if name in _GROUPS:
+        allowed, form = _GROUPS[name]
+        taken = _characters(next(iter(inner[0][1][2]))) if len(inner) == 1 and str(inner[0][0]) in _REPEATS else None
+        if taken is None or not taken <= allowed:
+            raise PatternError(f"write the group as {form}")
+    return Hole(name)
 
 
 def compile_regex(kind: str, text: str, source: str = "", line: int = 1) -> Pattern:
     """The escape hatch: a regular expression with the groups (?P<ip>…), (?P<id>…), (?P<user>…), under the same rules.
 
-    Anchored at the body's start; at its end only with `$`. Repetitions that are unbounded, negated or that could run over
-    the character after them count as free text.
+    Anchored at the body's start; at its end only with `$`. What is open (`.`, a negated set) and what could run over
+    the character that follows it counts as free text; (?P<ip>…) stands between literals.
     """
     try:
         compiled = re.compile(text.encode(), re.DOTALL)
-        tree = sre_parser.parse(text.encode(), re.DOTALL)
-    except (re.error, OverflowError) as error:
+        nodes = list(sre_parser.parse(text.encode(), re.DOTALL))
+    except (re.error, OverflowError, RecursionError) as error:
         raise PatternError(f"not a regular expression: {error}") from None
-    if re.search(r"\(\?[aiLmsux-]+[:)]", text):
-        raise PatternError("this regex sets flags: write it for bytes, with `.` for any")
-    unknown = set(compiled.groupindex) - {"ip", "id", "user"}
-    if unknown or compiled.groups > len(compiled.groupindex):
+    if compiled.flags != re.DOTALL or "(?-" in text:
+        raise PatternError("it sets flags: it is read over bytes, and `.` takes any")
+    if set(compiled.groupindex) - {"ip", "id", "user"} or compiled.groups > len(compiled.groupindex):
         raise PatternError("its groups may be (?P<ip>…), (?P<id>…) and (?P<user>…); write (?:…) for others")
+    if nodes and str(nodes[0][0]) == "AT" and "BEGINNING" in str(nodes[0][1]):
+        del nodes[0]
+    ends = bool(nodes) and str(nodes[-1][0]) == "AT" and str(nodes[-1][1]) in ("AT_END", "AT_END_STRING")
     names = {number: name for name, number in compiled.groupindex.items()}
-    nodes = list(tree)
-    for index, (node, argument) in enumerate(nodes):
-        if str(node) == "AT" and not (
-            (index == 0 and str(argument).startswith("AT_BEGINNING"))
-            or (index == len(nodes) - 1 and str(argument).startswith("AT_END"))
-        ):
-            raise PatternError("an anchor in the middle: `^` may begin and `$` may end it")
-
-    def named(found: Iterator[Any]) -> Iterator[Part]:
-        for part in found:
-            if isinstance(part, _Group):
-                name = names[part.number]
-                inside = [leaf for leaf, _ in _leaves(part.parts)]
-                if name in ("ip", "id") and any(isinstance(leaf, Hole) and leaf.name == "*" for leaf in inside):
-                    raise PatternError(
-                        f"(?P<{name}>…) takes any text: bound it, as in (?P<{name}>[0-9A-Fa-f:.]{{2,45}})"
-                    )
-                yield Hole(name)
-            elif isinstance(part, Maybe):
-                yield Maybe(tuple(named(iter(part.parts))), part.column)
-            elif isinstance(part, Choice):
-                yield Choice(tuple(tuple(named(iter(branch))) for branch in part.branches), part.column)
-            elif not (isinstance(part, Literal) and not part.text):
-                yield part
-
-    parts = list(_merge(list(named(_walk(nodes, False)))))
-    if not (nodes and str(nodes[-1][0]) == "AT" and str(nodes[-1][1]).startswith("AT_END")):
-        parts.append(Hole("*"))
+    parts = _merge([*_walk(nodes[:-1] if ends else nodes, names), *(() if ends else (Hole("*"),))])
     _judge(kind, parts)
+    for index, part in enumerate(parts):
+        around = [*parts[index - 1 : index], *parts[index + 1 : index + 2]] if index else []
+        if isinstance(part, Hole) and part.name == "ip" and not (around and all(_walls(each) for each in around)):
+            raise PatternError("(?P<ip>…) stands between literals that end it, as in \\[(?P<ip>[0-9A-Fa-f:.]{2,45})\\]")
+        if isinstance(part, Hole) and part.name in CLIENTS_TEXT and around and around[0] in (Hole("*"), Hole("user")):
+            raise PatternError("two open parts side by side: on a hostile line they would never end; write one")
     literals = tuple(part.text for part in parts if isinstance(part, Literal))
+    if not literals:
+        raise PatternError("no literal text: write words that stand in every such line")
     holes = frozenset(leaf.name for leaf, _ in _leaves(parts) if isinstance(leaf, Hole))
     return Pattern(kind, compiled, literals, holes, source, line, ())
+
+
+def _walls(part: Part) -> bool:
+    return isinstance(part, Literal) and not {part.text[0], part.text[-1]} & IP

@@ -19,23 +19,28 @@ from denyspam.stamp import Stamps
 SHORTEST = 5  # bytes; a shorter needle finds every line
 
 
-def needles(literals: Iterable[Sequence[bytes]]) -> tuple[bytes, ...]:
-    """Few byte strings of which at least one stands in every line that holds all of some pattern's `literals`.
+def needles(filters: Iterable[Filter]) -> tuple[bytes, ...]:
+    """Few byte strings of which at least one stands in every line that some pattern could take.
 
-    Greedy cover: of all words of all literals the one that serves most patterns, the longer where equal, and again.
+    Greedy cover: of all words of all literals the one that serves most patterns, the longer where equal, and again. A word
+    that stands in a `sample none` line is too common, unless a pattern has no other.
     """
-    waiting = []
-    for texts in literals:
-        words = {word for text in texts for word in (text, *text.split(), *text.split(b" ")) if len(word) >= SHORTEST}
-        waiting.append((max(texts, key=len), words or {max(texts, key=len)}, texts))
-    found: list[bytes] = []
+    waiting: list[tuple[set[bytes], Sequence[bytes]]] = []
+    for found in filters:
+        dull = b"\n".join(sample.line for sample in found.samples if sample.kind is None)
+        for pattern in found.patterns:
+            texts = pattern.literals
+            words = {word for text in texts for word in (text, *text.split()) if len(word) >= SHORTEST}
+            waiting.append(({word for word in words if word not in dull} or {pattern.needle}, texts))
+    chosen: list[bytes] = []
     while waiting:
-        candidates = {word for _, words, _ in waiting for word in words}
-        served = {word: sum(any(word in text for text in texts) for _, _, texts in waiting) for word in candidates}
-        best = max(candidates, key=lambda word: (served[word], len(word), word))
-        found.append(best)
-        waiting = [each for each in waiting if not any(best in text for text in each[2])]
-    return tuple(found)
+        served: dict[bytes, int] = {}
+        for word in set().union(*(words for words, _ in waiting)):
+            served[word] = sum(word in words for words, _ in waiting)
+        best = max(served, key=lambda word: (served[word], len(word), word))
+        chosen.append(best)
+        waiting = [each for each in waiting if not any(best in text for text in each[1])]
+    return tuple(chosen)
 
 
 class Scanner:
@@ -44,7 +49,7 @@ class Scanner:
     def __init__(self, filters: Sequence[Filter], file: str, stamps: Stamps) -> None:
         self._file = file
         self._reader = Reader(filters, stamps)
-        self._needles = needles(pattern.literals for found in filters for pattern in found.patterns)
+        self._needles = needles(filters)
 
     @property
     def bad_address(self) -> int:
@@ -55,7 +60,7 @@ class Scanner:
         return self._reader.bad_time
 
     def feed(self, block: bytes, offset: int, number: int, now: float) -> list[Finding]:
-        """The findings of `block`, in order. It is whole lines; `offset` and `number` (0: unknown) are its first line's."""
+        """The findings of `block`, in order. It is whole lines; `offset` and `number` (0: unknown) of the first."""
         found: list[Finding] = []
         counted = 0
         for start in sorted(self._candidates(block)):
