@@ -240,6 +240,21 @@ def auth(times: int, method: bytes = b"PLAIN", user: bytes = b"alice", port: int
     return act
 
 
+def guesses(times: int, user: bytes = b"alice") -> Act:
+    """`times` wrong passwords in one session, as far as the server lets it."""
+
+    def act(world: World, source: str) -> Counter[str]:
+        seen: Counter[str] = Counter()
+        with Client(world, source, port=587) as client:
+            for _ in range(times):
+                client.say(b"AUTH LOGIN")
+                client.say(base64.b64encode(user))
+                seen["auth"] += client.say(base64.b64encode(b"wrong")).startswith(b"535")
+        return seen
+
+    return act
+
+
 def early(times: int, host: int = 1) -> Act:
     """`times` sessions that talk before the banner."""
 
@@ -394,6 +409,7 @@ BAD = [
     Row("10.77.0.25", "AUTH LOGIN with a wrong password", auth(5, b"LOGIN")),
     Row("10.77.0.26", "AUTH LOGIN, hostile names", chain(*(auth(1, b"LOGIN", user) for user in USERS))),
     Row("10.77.0.40", "AUTH PLAIN, hostile names", chain(*(auth(1, b"PLAIN", user) for user in USERS))),
+    Row("10.77.0.42", "AUTH LOGIN again and again in one session", guesses(6)),
     Row("10.77.0.27", "talks before the banner", early(5), also="protocol"),
     Row("10.77.0.28", "does not wait for replies", pipelining(5), also="protocol reject"),
     Row("10.77.0.29", "a web client", junk(b"GET / HTTP/1.1\r\nHost: 10.77.0.85\r\nFrom: [10.77.0.85]\r\n"),

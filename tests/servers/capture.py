@@ -17,12 +17,14 @@ from pathlib import Path
 from servers.attack import attack
 from servers.world import World
 
-# name: server, its settings, a pattern of the acts to be played
+# name: server, its settings, a pattern of the acts to be played (one at a time where RepeatedMsgReduction is on:
+# rsyslog counts only lines that follow each other)
 CAPTURES: dict[str, tuple[str, dict[str, str], str]] = {
     "postfix": ("postfix", {}, ""),
     # here amavis and the milter write elsewhere, so a virus that amavis found cannot be seen
     "postfix-postlog": ("postfix", {"MAILLOG": "/var/log/postfix.log", "LOG": "postfix.log"}, "^(?!.*amavis)"),
     "postfix-rfc3339": ("postfix", {"STAMP": "RSYSLOG_FileFormat"}, ""),
+    "postfix-repeated": ("postfix", {"REPEATED": "on"}, "^AUTH LOGIN|^virus$|claim|^unknown users"),
     "exim": ("exim", {}, ""),
     "exim-all": ("exim", {"SELECTOR": "+all"}, ""),
     "exim-rejectlog": ("exim", {"LOG": "exim4/rejectlog"}, ""),
@@ -38,7 +40,7 @@ def capture(name: str) -> None:
     """Writes the two files of `name`."""
     server, settings, acts = CAPTURES[name]
     with tempfile.TemporaryDirectory() as directory, World(server, directory, **settings) as world:
-        deeds = attack(world, acts)
+        deeds = attack(world, acts, workers=1 if "REPEATED" in settings else 8)
         # The last delivery and the last verdict are logged after the client has left.
         size = -1
         while size != (size := world.log().stat().st_size):

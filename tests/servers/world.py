@@ -15,7 +15,7 @@ mount; nothing is ever looked up by name. Any number of worlds run side by side 
                                    80-99 are mail servers of partner.example that never do wrong
     fd78:0:0:N::10 and ::11        the outside too (N = 1 to 4): networks in which the server has no address
 
-What runs is Debian bookworm's, unpacked once (about a minute, 500 MB) under DENYSPAM_TEST_BASE, default
+What runs is Debian bookworm's, unpacked once (one to two minutes, 450 MB) under DENYSPAM_TEST_BASE, default
 `denyspam-servers` in the temporary directory: base <- common <- one layer per server, since the servers' packages
 exclude each other. A layer's name holds a hash of what is in it, and it appears by rename, so a half-built one is
 never used. A world lays an overlay of tmpfs over them, copies `common/` and `NAME/` of this folder in, and runs
