@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,3 +252,23 @@ def test_relay_and_the_table(daemon: Live) -> None:
     status = daemon.ask("status")
     assert status.returncode == 0
     assert status.stdout.startswith("ready")
+
+
+def test_in_a_user_namespace_without_root(tmp_path: Path, unprivileged: Network) -> None:
+    with live(tmp_path, unprivileged.server) as daemon:
+        daemon.start()
+        daemon.write(viruses(SENDER, 5))
+        until(lambda: daemon.held() == {SENDER}, "the ban")
+        assert not unprivileged.connects(SERVER4, 25, SENDER)
+        assert unprivileged.connects(SERVER4, 587, SENDER)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to drop a capability: run the tests as root")
+def test_without_the_capability_one_sentence_and_77(daemon: Live) -> None:
+    assert daemon.namespace
+    command, at = daemon.command("run"), len(daemon.namespace.prefix)
+    bounded = [*command[:at], "setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", *command[at:]]
+    done = subprocess.run(bounded, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 77, done.stderr
+    assert "not permitted" in done.stderr
+    assert "Traceback" not in done.stderr
