@@ -109,7 +109,7 @@ venv() {
     stamp="$(pwd) $(cat setup.cfg setup.py pyproject.toml | cksum)"
     if [ "$(cat .venv/stamp 2>/dev/null)" = "$stamp" ] && same_interpreter; then return; fi
     say "building .venv with $("$python" -c 'import platform; print("Python", platform.python_version())') (a minute, once)"
-    rm -rf .venv
+    rm -rf .venv 2>/dev/null || die ".venv belongs to another user: remove it, or run this as root"
     if has_ensurepip; then
         "$python" -m venv .venv
         install() { .venv/bin/python -m pip install -q --disable-pip-version-check "$@"; }
