@@ -173,10 +173,11 @@ def test_the_hosts_of_one_64_are_one(host: Host) -> None:
 
 def test_what_a_client_writes_bans_nobody_else(host: Host) -> None:
     for row in attack.BAD:
-        if row.act in {"relay, hostile sender", "relay, hostile recipient", "virus, hostile subject"}:
+        if "hostile" in row.act and host.world.server in row.servers:
             with contextlib.suppress(OSError):  # refused, before it has done its worst
                 row.do(host.world, row.source)
-            assert eventually(partial(host.in_kernel, row.source)), row.act
+            if row.act in {"relay, hostile sender", "virus, hostile subject"}:
+                assert eventually(partial(host.in_kernel, row.source)), row.act
     assert not host.in_kernel(attack.VICTIM)
     assert host.delivers(attack.VICTIM)
 
