@@ -127,11 +127,12 @@ class Join:
         self._clients[key] = client
         while len(self._clients) > self._bounds[0]:
             self._clients.popitem(last=False)
-        # At most two old ones go for each new one: memory is that of one horizon, and no single line pays for it.
-        log = self._logs[client.file]
+        # At most two old ones go for each new one, so no single line pays for many. By place, never by time: a line
+        # with an old stamp may come late.
+        reached = self._logs[client.file].position - REACH
         for _ in range(2):
             oldest, old = next(iter(self._clients.items()))
-            if old.file != client.file or self._near(old, log.time):
+            if old.file != client.file or old.position >= reached:
                 break
             del self._clients[oldest]
 

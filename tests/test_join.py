@@ -118,6 +118,20 @@ def test_acceptance_without_a_client_is_nothing() -> None:
     ]
 
 
+def test_an_old_stamp_after_a_new_one_is_joined_by_its_own_time() -> None:
+    assert run(finding("relay", 9 * HOUR, "192.0.2.9", None), finding(CLIENT, 5, "192.0.2.1"), finding("virus", 6)) == [
+        ("relay", "192.0.2.9", 9 * HOUR),
+        ("virus", "192.0.2.1", 6),
+    ]
+
+
+def test_memory_is_that_of_one_reach() -> None:
+    join = Join()
+    for number in range(1000):
+        join.feed(finding(CLIENT, number, "192.0.2.1", f"C{number}"), number * (REACH // 10))
+    assert len(join._clients) == 11
+
+
 def test_a_line_without_a_time_is_joined_too() -> None:
     assert run(finding(CLIENT, 5, "192.0.2.1"), finding("virus", None)) == [("virus", "192.0.2.1", None)]
 
