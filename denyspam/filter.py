@@ -132,7 +132,7 @@ class Reader:
 
     def read(self, line: bytes, now: float) -> Reading | None:
         """What `line` (without its newline) says, or None. `now`: for the year, and for stamps in the future."""
-        line = line.rstrip()  # a CR; blanks that some syslog daemons append
+        line = line.rstrip(b"\r")
         time, start = self._stamps.read(line, now)
         header = (_HEADER_5424 if line[:6].find(b">1 ") > 0 else _HEADER).match(line, start)
         host, filters = b"", self._bare

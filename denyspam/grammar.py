@@ -39,6 +39,7 @@ from denyspam.pattern import (
     PatternError,
     compile_parts,
     compile_regex,
+    settle,
 )
 
 LARGEST = 1 << 20  # bytes of a filter file: the shipped ones have some ten thousand
@@ -69,11 +70,11 @@ def parse_duration(text: str) -> float:
 
 @cache
 def _duration() -> pp.ParserElement:
-    term = pp.Regex(r"(?P<number>\d{1,9})(?P<unit>[smhdw])").set_parse_action(
+    term = pp.Regex(r"(?P<number>[0-9]{1,9})(?P<unit>[smhdw])").set_parse_action(
         lambda t: int(t["number"]) * SECONDS[t["unit"]]
     )
     term = term.leave_whitespace()
-    found = pp.Combine(pp.OneOrMore(pp.Regex(r"\d{1,9}[smhdw]").leave_whitespace()) + pp.Regex(r"(?![0-9A-Za-z.])"))
+    found = pp.Combine(pp.OneOrMore(pp.Regex(r"[0-9]{1,9}[smhdw]").leave_whitespace()) + pp.Regex(r"(?![0-9A-Za-z.])"))
     found.set_parse_action(lambda t: float(sum(value[0] for value, _, _ in term.scan_string(t[0]))))
     return found
 
@@ -83,7 +84,7 @@ def _duration() -> pp.ParserElement:
 
 @cache
 def _policy() -> pp.ParserElement:
-    number = pp.Regex(r"\d{1,18}").set_parse_action(lambda t: int(t[0]))
+    number = pp.Regex(r"[0-9]{1,18}").set_parse_action(lambda t: int(t[0]))
     duration = _duration()
     word = pp.Keyword
     ports = pp.DelimitedList(number) if hasattr(pp, "DelimitedList") else pp.delimited_list(number)
@@ -143,7 +144,8 @@ def parse_policy(name: str, sentence: str, file: str, line: int) -> Policy:
         raise wrong("a ban must last from 1s to 3650d", found["duration"]["locn_start"])
     options: dict[str, float | int | tuple[int, ...]] = {}
     for group in found["options"]:
-        place, option = group["locn_start"], group["value"]
+        option = group["value"]
+        place = len(sentence) - len(sentence[group["locn_start"] :].lstrip())
         key = str(option[0]) if option[0] != "by" else "by"
         if key in options:
             raise wrong(f"`{key}` twice: write it once", place)
@@ -275,7 +277,7 @@ def _sample() -> pp.ParserElement:
     extra = (
         (pp.Keyword("id") - word("id"))
         | (pp.Keyword("user") - word("user"))
-        | (pp.Keyword("times") - pp.Regex(r"\d{1,4}")("times"))
+        | (pp.Keyword("times") - pp.Regex(r"[0-9]{1,4}")("times"))
     )
     address = ~(pp.Keyword("id") | pp.Keyword("user") | pp.Keyword("times")) + word("address")
     return pp.Keyword("none")("none") | (pp.Regex(KIND)("kind") - pp.Optional(address) + pp.ZeroOrMore(extra))
@@ -435,6 +437,6 @@ def parse_filter(text: str, file: str) -> Filter:
         raise reading.wrong(
             "no pattern: write a kind and the text of a line, as in `relay {id}: reject: RCPT from {name}[{ip}]: {*}`"
         )
-    found = Filter(reading.name, reading.programs, tuple(reading.patterns), tuple(reading.samples), file)
+    found = Filter(reading.name, reading.programs, settle(reading.patterns), tuple(reading.samples), file)
     check(found)
     return found

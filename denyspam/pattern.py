@@ -15,10 +15,9 @@ What a stranger could forge is refused when the pattern is compiled, with the re
   literals and typed holes alone;
 - a literal after the client's text, unless it is the way from the line's end to the address: the client could write
   it, and so choose the kind;
-- {said} is the one text of the client's that may stand before an address read from the start. It ends at the
-  first place from where the rest of the pattern fits; where that fits from a second place too, the line says two things
-  and this pattern does not take it.
-  Used again it means the same text again.
+- {said} is the one text of the client's that may stand before an address read from the start. It ends at the first
+  place where its literal and an address follow. Where the same stands again, with words after it that the server prints
+  there in any of the filter's patterns, the line says two things and is not taken. Used again it is the same text again.
 
 Limits: it cannot know which fields a server takes from the client unchanged. Never name such a field {word} or {name}.
 Cost: linear in the line; no repetition inside a repetition except in {<rcpt>}, whose branches start differently.
@@ -29,7 +28,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 try:
@@ -44,6 +43,7 @@ IGNORE = "ignore"  # the kind of a pattern that takes a line away from those bel
 DIGITS = frozenset(string.digits.encode())
 ALNUM = frozenset((string.ascii_letters + string.digits).encode())
 IP = frozenset(b"0123456789abcdefABCDEF:.")
+AGAIN = b"(?#again)"
 SAID = b"(?P<said>.{0,8192}?)"  # 8192: exim's LOG_BUFFER_SIZE, the longest line of the three servers
 VISIBLE = frozenset(range(33, 256)) - {127}
 
@@ -172,6 +172,8 @@ class Pattern:
     source: str  # as written
     line: int  # in its file
     examples: tuple[bytes, ...]  # made-up bodies it takes; empty for a `regex`
+    raw: bytes = b""  # the regex before `settle`
+    said: tuple[bytes, bytes] = (b"", b"")  # what ends {said}, and the server's words after {ip}; empty without it
 
     @property
     def needle(self) -> bytes:
@@ -389,23 +391,63 @@ def _since(parts: Sequence[Part]) -> list[Part] | None:
     return None
 
 
-def _settle_said(regex: bytes, parts: Sequence[Part]) -> bytes:
-    """The client's words end at the first place from where the pattern fits, and it must not fit from another.
+def _settle_said(regex: bytes, parts: Sequence[Part]) -> tuple[bytes, tuple[bytes, bytes]]:
+    """The client's words end at the first place where their literal and an address follow, whatever comes then.
 
     A lookahead is atomic, so the first place is final: (?=(…)) and its repetition are what 3.11 writes as (?>…).
+    Also returns (the literal and address, the words); `settle` replaces the mark AGAIN.
     """
     since = _since(parts)
     if since is None:
-        return regex
-    ending = re.sub(rb"\?P<(?:ip|id|user)>", b"?:", _regex(since, _Next())).removesuffix(b".*")
-    before, _, after = regex.partition(SAID)
-    regex = (
-        before
-        + (b"(?=" + SAID + ending.replace(SAID, b"(?P=said)") + b")(?P=said)")
-        + after.replace(SAID, b"(?P=said)")
-    )
+        return regex, (b"", b"")
+    place = next(index for index, part in enumerate(since) if isinstance(part, Hole) and part.name == "ip")
     form = HOLES["ip"].form or b""
-    return regex.replace(form, form + b"(?(said)(?!.*" + ending.replace(SAID, b".*") + b")|)")
+    ending = _regex(since[:place], _Next(frozenset({b"0"}))) + form.replace(b"?P<ip>", b"?:")
+    wall = since[place + 1 : place + 2]
+    closed = re.escape(wall[0].text[:1]) if wall and isinstance(wall[0], Literal) else b""
+    before, _, after = regex.partition(SAID)
+    regex = before + b"(?=" + SAID + ending + closed + b")(?P=said)" + after.replace(SAID, b"(?P=said)")
+    return regex.replace(form, form + AGAIN), (ending, _loose(since[place + 1 :]))
+
+
+def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
+    """A filter's patterns, those with {said} made to refuse a line that may be two of them.
+
+    Where the client's words hold an ending of their own, the true one follows further on, with the words that the server
+    prints after the address in this pattern or in another that ends {said} alike.
+    """
+    after: dict[bytes, set[bytes]] = {}
+    for pattern in patterns:
+        if pattern.said[0]:
+            after.setdefault(pattern.said[0], set()).add(pattern.said[1])
+    found = []
+    for pattern in patterns:
+        ending = pattern.said[0]
+        if ending:
+            words = b"|".join(sorted(after[ending]))
+            guard = b"(?(said)(?!.*" + ending + b"(?:" + words + b"))|)"
+            raw = pattern.raw.replace(AGAIN, guard)
+            regex = re.compile(raw, re.DOTALL)
+            pattern = replace(pattern, regex=regex)  # noqa: PLW2901
+        found.append(pattern)
+    return tuple(found)
+
+
+def _loose(parts: Sequence[Part]) -> bytes:
+    """The server's words at the beginning of `parts`, up to where the client's begin."""
+    found = b""
+    for index, part in enumerate(parts):
+        rest = parts[index + 1 :]
+        if isinstance(part, Hole) and part.name == "<rcpt>":
+            return found + b"<"
+        if isinstance(part, Hole) and part.name in CLIENTS_TEXT:
+            return found
+        if isinstance(part, Maybe) and any(
+            isinstance(leaf, Hole) and leaf.name in ("<rcpt>", *CLIENTS_TEXT) for leaf, _ in _leaves(part.parts)
+        ):
+            return found + b"(?:" + _loose(part.parts) + b"|" + _loose(rest) + b")"
+        found += re.sub(rb"\?P<(?:ip|id|user)>", b"?:", _regex([part], _first(rest, _Next())))
+    return found + rb" {0,4}\Z"
 
 
 def _example(parts: Sequence[Part], turn: int) -> bytes:
@@ -426,19 +468,20 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
     """The pattern for a line's body (what follows `program[pid]: `). Raises PatternError."""
     parts = _merge(parts)
     _judge(kind, parts)
-    regex = _settle_said(_regex(parts, _Next()), parts)
+    regex, said = _settle_said(_regex(parts, _Next()), parts)
     last = parts[-1]
     if isinstance(last, Hole) and last.name == "*":
         regex = regex.removesuffix(b".*")
     elif not (isinstance(last, Hole) and last.name == "user"):
-        regex += rb"\Z"
+        regex += rb" {0,4}\Z"  # blanks that some programs end their lines with
     literals = tuple(part.text for part in parts if isinstance(part, Literal))
     if max(map(len, literals), default=0) < SHORTEST:
         raise PatternError("too little fixed text to search for: write a pattern for each of the words in {(…)}")
     holes = frozenset(leaf.name for leaf, _ in _leaves(parts) if isinstance(leaf, Hole))
     longest = max((len(part.branches) for part in parts if isinstance(part, Choice)), default=1)
     examples = tuple(_example(parts, turn) for turn in range(6 if longest < 3 else 6 * longest))
-    return Pattern(kind, re.compile(regex, re.DOTALL), literals, holes, source, line, examples)
+    compiled = re.compile(regex.replace(AGAIN, b""), re.DOTALL)
+    return Pattern(kind, compiled, literals, holes, source, line, examples, regex, said)
 
 
 # -- the escape hatch ------------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ SHORTEST = 5  # bytes; a shorter needle finds every line
 def needles(filters: Iterable[Filter]) -> tuple[bytes, ...]:
     """Few byte strings of which at least one stands in every line that some pattern could take.
 
-    Greedy cover: of all words of all literals the one that serves most patterns, the longer where equal, and again. A word
-    that stands in a `sample none` line is too common, unless a pattern has no other.
+    Greedy cover: of all words of all literals the one that serves most patterns, the longer where equal, and again.
+    A word that stands in a `sample none` line is too common, unless a pattern has no other.
     """
     waiting: list[tuple[set[bytes], Sequence[bytes]]] = []
     for found in filters:
