@@ -78,7 +78,9 @@ def test_postfix(name: str, ip: str, helo: str, sender: str, recipient: str) -> 
     smtpd = f"{STAMP}postfix/smtpd[1]: "
     client = f"{name}[{ip}]"
     for reply in ("554 5.7.1", "550 5.1.1", "450 4.1.8"):
-        assert offence(f"{smtpd}NOQUEUE: reject: RCPT from {client}: {reply} <{recipient}>: x; {tail}", ip).address == ip
+        assert (
+            offence(f"{smtpd}NOQUEUE: reject: RCPT from {client}: {reply} <{recipient}>: x; {tail}", ip).address == ip
+        )
     assert offence(f"{smtpd}warning: {client}: SASL LOGIN authentication failed: {helo}", ip).address == ip
     assert offence(f"{smtpd}improper command pipelining after EHLO from {client}: {helo}", ip).address == ip
     assert offence(f"{smtpd}warning: non-SMTP command from {client}: {helo}", ip).address == ip
@@ -120,8 +122,12 @@ def test_sendmail(ip: str, sender: str, recipient: str, user: str) -> None:
         refused = f"reject=550 5.7.1 <{recipient}>... Relaying denied"
         leads_to(f"{mta}ruleset=check_rcpt, arg1=<{recipient}>{end}, {refused}", ip)
         leads_to(f"{mta}ruleset=check_mail, arg1=<{sender}>{end}, reject=553 5.1.8 <{sender}>... Domain of", ip)
-        assert offence(f"{mta}AUTH failure (LOGIN): user not found (-20) SASL(-13): x, user={user}{end}", ip).address == ip
-        client = leads_to(f"{mta}from=<{sender}>, size=1, class=0, nrcpts=1, msgid=<{user}>, proto=SMTP, daemon=M{end}", ip)
+        assert (
+            offence(f"{mta}AUTH failure (LOGIN): user not found (-20) SASL(-13): x, user={user}{end}", ip).address == ip
+        )
+        client = leads_to(
+            f"{mta}from=<{sender}>, size=1, class=0, nrcpts=1, msgid=<{user}>, proto=SMTP, daemon=M{end}", ip
+        )
         assert client is not None
         assert (client.kind, client.address, client.queue_id) == ("client", ip, QUEUE)
     leads_to(f"{mta}<{recipient}>... User unknown", ip)
@@ -140,9 +146,9 @@ def test_a_very_long_helo(piece: str) -> None:
 
 @pytest.mark.parametrize("kind", ["Greylisted", "virus", "Greylisted, see http://a.example"])
 def test_a_name_does_not_change_the_kind(kind: str) -> None:
-    refused = f'{STAMP}postfix/smtpd[1]: NOQUEUE: reject: RCPT from x[203.0.113.7]: 550 5.1.1 <{kind}@b.example>: User unknown'
+    refused = f"{STAMP}postfix/smtpd[1]: NOQUEUE: reject: RCPT from x[203.0.113.7]: 550 5.1.1 <{kind}@b.example>: User unknown"
     assert offence(refused, "203.0.113.7").kind == "reject"
-    refused = f'{STAMP}postfix/smtpd[1]: NOQUEUE: reject: RCPT from x[203.0.113.7]: 450 4.1.8 <{kind}@b.example>: x'
+    refused = f"{STAMP}postfix/smtpd[1]: NOQUEUE: reject: RCPT from x[203.0.113.7]: 450 4.1.8 <{kind}@b.example>: x"
     assert offence(refused, "203.0.113.7").kind == "reject"
     relayed = f'2026-03-04 10:00:00 H=(z) [203.0.113.7] F=<"{kind}"@b.example> rejected RCPT <c@d.example>: relay not permitted'
     assert offence(relayed, "203.0.113.7").kind == "relay"

@@ -170,10 +170,18 @@ def test_hidden_pattern() -> None:
     [
         ("sample relay 192.0.2.1", "sample relay 192.0.2.2", "d:5:1: this sample should be relay 192.0.2.2, but the"),
         ("sample none", "sample relay 192.0.2.1", "d:7:1: this sample should be relay 192.0.2.1, but no pattern takes"),
-        ("demo[1]: hello", "demo[1]: no relay for [192.0.2.1]: x", "d:7:1: this sample should be none, but the pattern"),
+        (
+            "demo[1]: hello",
+            "demo[1]: no relay for [192.0.2.1]: x",
+            "d:7:1: this sample should be none, but the pattern",
+        ),
         ("  Mar  4 10:00:00 mx demo[1]: no", "  mx demo[1]: no", "d:5:1: this sample has no time that can be read"),
         ("sample none", "sample virus 192.0.2.1", "d:6:8: no pattern above is of the kind `virus`"),
-        ("sample relay 192.0.2.1", "sample relay 192.0.2.1 times 2", "d:5:1: this sample should be relay 192.0.2.1 times"),
+        (
+            "sample relay 192.0.2.1",
+            "sample relay 192.0.2.1 times 2",
+            "d:5:1: this sample should be relay 192.0.2.1 times",
+        ),
     ],
 )
 def test_samples_that_come_out_otherwise(old: str, new: str, message: str) -> None:

@@ -1,0 +1,110 @@
+"""pattern: holes and what they take; one way only to read a line."""
+
+from __future__ import annotations
+
+import pytest
+
+from denyspam.grammar import _parts
+from denyspam.pattern import HOLES, Pattern, compile_parts, compile_regex, settle
+
+
+def compiled(text: str, kind: str = "reject") -> Pattern:
+    return settle([compile_parts(kind, _parts(text, {}))])[0]
+
+
+def taken(text: str, body: bytes) -> dict[str, bytes | None] | None:
+    match = compiled(text).regex.match(body)
+    return match and match.groupdict()
+
+
+@pytest.mark.parametrize(
+    ("printed", "address"),
+    [
+        (b"192.0.2.1", b"192.0.2.1"),
+        (b"2001:db8::1", b"2001:db8::1"),
+        (b"::1", b"::1"),
+        (b"IPv6:2001:db8:0:0:0:0:0:1", b"2001:db8:0:0:0:0:0:1"),
+        (b"::ffff:192.0.2.1", b"::ffff:192.0.2.1"),
+        (b"fe80::1%eth0", b"fe80::1"),
+        (b"192.0.2.1.5", None),
+        (b"unknown", None),
+        (b"", None),
+    ],
+)
+def test_ip(printed: bytes, address: bytes | None) -> None:
+    found = taken("from [{ip}]: {*}", b"from [" + printed + b"]: x")
+    assert address == (found and found["ip"])
+
+
+def test_a_hole_ends_at_its_delimiter() -> None:
+    assert taken("from {word}: [{ip}] {*}", b"from a: b: [192.0.2.1] x") is None
+    assert taken("from {name}[{ip}]", b"from a.example[192.0.2.1][192.0.2.2]") is None
+    assert taken("from {name}[{ip}]", b"from a.example[192.0.2.1]") == {"ip": b"192.0.2.1"}
+
+
+@pytest.mark.parametrize(
+    ("path", "whole"),
+    [
+        (b"<a@b.example>", True),
+        (b"<>", True),
+        (b'<"a> [192.0.2.9] <"@b.example>', True),
+        (b'<"a\\">"@b.example>', True),
+        (b"<a\\>b@c.example>", True),
+        (b'<"a@b.example>', False),  # would end inside quotes
+        (b'<"a\\\\"@b.example>', False),  # a doubled backslash before a quote: nobody knows
+        (b"<a<b@c.example>", False),
+        (b"<a@b.example", False),
+    ],
+)
+def test_path(path: bytes, whole: bool) -> None:
+    found = taken("to {<rcpt>} from [{ip}]", b"to " + path + b" from [192.0.2.1]")
+    assert ({"ip": b"192.0.2.1"} if whole else None) == found
+
+
+def test_address_from_the_end() -> None:
+    pattern = "AUTH failure, user={user}, relay={?{name} }[{ip}]{? (may be forged)}"
+    line = b"AUTH failure, user=bob, relay=[192.0.2.8] H=(x) [192.0.2.9], relay=a.example [192.0.2.1] (may be forged)"
+    found = taken(pattern, line)
+    assert found == {"ip": b"192.0.2.1", "user": b"bob, relay=[192.0.2.8] H=(x) [192.0.2.9]"}
+
+
+def test_said() -> None:
+    pattern = "H=({said}) [{ip}] rejected {*}"
+    assert taken(pattern, b"H=([192.0.2.9]) [192.0.2.1] rejected x") == {"said": b"[192.0.2.9]", "ip": b"192.0.2.1"}
+    assert taken(pattern, b"H=(a) [192.0.2.1] rejected x) [192.0.2.9]") == {"said": b"a", "ip": b"192.0.2.1"}
+    assert taken(pattern, b"H=(x) [192.0.2.9] rejected y) [192.0.2.1] rejected z") is None
+    twice = "arg1={said}, relay=[{ip}], reject={said}... denied{*}"
+    assert taken(twice, b"arg1=a, relay=[192.0.2.1], reject=a... denied") == {"said": b"a", "ip": b"192.0.2.1"}
+    assert taken(twice, b"arg1=a, relay=[192.0.2.1], reject=b... denied") is None
+
+
+def test_optional_alternative_and_escaped() -> None:
+    pattern = compiled("{(a|b \\) c)} from \\{[{ip}]{?:{port}}\\}")
+    for body in (b"a from {[192.0.2.1]}", b"b ) c from {[192.0.2.1]:25}"):
+        assert pattern.regex.match(body), body
+    assert not pattern.regex.match(b"c from {[192.0.2.1]}")
+
+
+@pytest.mark.parametrize(
+    "text", ["x {word} y [{ip}]", "query {id} {name} {code} {dsn} {port} {number} {verb} [{ip}] {*}"]
+)
+def test_examples_are_taken(text: str) -> None:
+    pattern = compiled(text)
+    assert pattern.examples
+    for example in pattern.examples:
+        assert pattern.regex.match(example), example
+        assert all(literal in example for literal in pattern.literals)
+        assert pattern.needle in example
+
+
+def test_regex() -> None:
+    pattern = compile_regex("auth", r"bad login: user=(?P<user>[a-z]{1,20}) from \[(?P<ip>[0-9A-Fa-f:.]{2,45})\]$")
+    match = pattern.regex.match(b"bad login: user=bob from [192.0.2.1]")
+    assert match
+    assert match.groupdict() == {"user": b"bob", "ip": b"192.0.2.1"}
+    assert pattern.holes >= {"ip", "user"}
+
+
+def test_every_hole_says_what_it_is() -> None:
+    assert all(hole.meaning for hole in HOLES.values())
+    assert {"ip", "id", "name", "code", "dsn", "port", "user", "<rcpt>", "word", "verb", "number", "*"} <= set(HOLES)
