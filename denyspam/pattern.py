@@ -17,7 +17,7 @@ What a stranger could forge is refused when the pattern is compiled, with the re
   it, and so choose the kind;
 - {said} is the one text of the client's that may stand before an address read from the start. It ends at the first
   place where its literal and an address follow. Where the same stands again, with words after it that the server prints
-  there in any of the filter's patterns, the line says two things and is not taken. Used again it is the same text again.
+  there in any of the filter's patterns, the line says two things and is not taken. Used again it is the same text.
 
 Limits: it cannot know which fields a server takes from the client unchanged. Never name such a field {word} or {name}.
 Cost: linear in the line; no repetition inside a repetition except in {<rcpt>}, whose branches start differently.
@@ -413,7 +413,7 @@ def _settle_said(regex: bytes, parts: Sequence[Part]) -> tuple[bytes, tuple[byte
 def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
     """A filter's patterns, those with {said} made to refuse a line that may be two of them.
 
-    Where the client's words hold an ending of their own, the true one follows further on, with the words that the server
+    Where the client's words hold an ending of their own, the true one follows further on, with words that the server
     prints after the address in this pattern or in another that ends {said} alike.
     """
     after: dict[bytes, set[bytes]] = {}
@@ -590,20 +590,23 @@ def compile_regex(kind: str, text: str, source: str = "", line: int = 1) -> Patt
         del nodes[0]
     ends = bool(nodes) and str(nodes[-1][0]) == "AT" and str(nodes[-1][1]) in ("AT_END", "AT_END_STRING")
     names = {number: name for name, number in compiled.groupindex.items()}
-    parts = _merge([*_walk(nodes[:-1] if ends else nodes, names), *(() if ends else (Hole("*"),))])
+    parts = _merge([*_walk(nodes[:-1] if ends else nodes, names)])
+    if not ends and parts[-1:] != (Hole("*"),):
+        parts = (*parts, Hole("*"))
     _judge(kind, parts)
     for index, part in enumerate(parts):
-        around = [*parts[index - 1 : index], *parts[index + 1 : index + 2]] if index else []
-        if isinstance(part, Hole) and part.name == "ip" and not (around and all(_walls(each) for each in around)):
-            raise PatternError("(?P<ip>…) stands between literals that end it, as in \\[(?P<ip>[0-9A-Fa-f:.]{2,45})\\]")
-        if isinstance(part, Hole) and part.name in CLIENTS_TEXT and around and around[0] in (Hole("*"), Hole("user")):
+        before, after = parts[index - 1] if index else None, parts[index + 1] if index + 1 < len(parts) else None
+        if isinstance(part, Hole) and part.name == "ip":
+            started = isinstance(before, Literal) and before.text[-1] not in IP
+            ended = after is None or (isinstance(after, Literal) and after.text[0] not in IP)
+            if not (started and ended):
+                raise PatternError(
+                    "(?P<ip>…) stands between literals that end it, as in \\[(?P<ip>[0-9A-Fa-f:.]{2,45})\\]"
+                )
+        if isinstance(part, Hole) and part.name in CLIENTS_TEXT and before in (Hole("*"), Hole("user")):
             raise PatternError("two open parts side by side: on a hostile line they would never end; write one")
     literals = tuple(part.text for part in parts if isinstance(part, Literal))
     if not literals:
         raise PatternError("no literal text: write words that stand in every such line")
     holes = frozenset(leaf.name for leaf, _ in _leaves(parts) if isinstance(leaf, Hole))
     return Pattern(kind, compiled, literals, holes, source, line, ())
-
-
-def _walls(part: Part) -> bool:
-    return isinstance(part, Literal) and not {part.text[0], part.text[-1]} & IP

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (lines as the servers print them)
 """No text of a client's makes another address be counted: lines built by the servers' own printing rules.
 
 HELO, MAIL, RCPT, AUTH user, commands and headers hold whatever hypothesis finds; the line must lead to the client or to

@@ -150,6 +150,11 @@ def test_refused_patterns(pattern: str, message: str) -> None:
     assert refused(HEAD + pattern + "\n" + SAMPLES).startswith(message)
 
 
+def test_a_regex_under_the_same_rules_is_taken() -> None:
+    regex = 'relay regex "no relay for \\[(?P<ip>[0-9A-Fa-f:.]{2,45})\\]: [^x]*"\n'
+    assert parse_filter(HEAD + regex + SAMPLES, "d").patterns[0].holes == {"ip", "*"}
+
+
 def test_order_and_completeness() -> None:
     assert refused("").startswith("d:1:1: an empty file")
     assert refused("program x\n").startswith("d:1:1: a filter file begins with `filter NAME`")

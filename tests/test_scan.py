@@ -35,7 +35,7 @@ def test_where_a_finding_stands() -> None:
     assert {("mail.log", "postfix", "protocol", "192.0.2.1", "mx", NOW)} == {
         (f.file, f.filter, f.kind, f.address, f.host, f.time) for f in found
     }
-    assert [0, 0] == [f.number for f in scanner().feed(dull + hit + dull + hit, 1000, 0, NOW)]
+    assert [f.number for f in scanner().feed(dull + hit + dull + hit, 1000, 0, NOW)] == [0, 0]
 
 
 def test_what_cannot_be_a_hit_is_counted() -> None:
@@ -46,8 +46,8 @@ def test_what_cannot_be_a_hit_is_counted() -> None:
         b"Mar  4 10:11:00 mx postfix/smtpd[1]: too many errors after RCPT from a[192.0.2.1]\n"
     )
     found = reader.feed(lines, 0, 1, NOW)
-    assert [(None, "192.0.2.1")] * 2 == [(f.time, f.address) for f in found]
-    assert (1, 2) == (reader.bad_address, reader.bad_time)
+    assert [(f.time, f.address) for f in found] == [(None, "192.0.2.1")] * 2
+    assert (reader.bad_address, reader.bad_time) == (1, 2)
 
 
 def test_every_sample_holds_a_needle() -> None:
