@@ -170,8 +170,7 @@ def _list(asked: argparse.Namespace) -> int:
         for ban in bans
     ]
     _table(("ADDRESS", "RULE", "SINCE", "LEFT", "HITS", "NOTE"), rows, right=(3, 4))
-    count = f"{len(bans)} bans" if len(bans) != 1 else "1 ban"
-    print(count if bans else "nothing is banned", file=sys.stderr)
+    print(show.count(len(bans), "ban") if bans else "nothing is banned", file=sys.stderr)
     return DONE
 
 
@@ -202,14 +201,14 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
     state = "ready" if status["ready"] else "starting"
     yield f"{state}: pid {status['pid']} ({mode}), since {show.moment(status['started'], zone)}"
     yield (
-        f"{status['active']} bans hold ({status['pending']} not yet in the kernel); since the start "
+        f"holding {show.count(status['active'], 'ban')} ({status['pending']} not yet in the kernel); since the start "
         f"{status['bans']} decided, {status['releases']} ended, {status['late']} were over already"
     )
     yield f"{status['tracked']} addresses counted, {status['unresolved']} offences wait for their client's address"
     for kind, filters in status["events"].items():
         yield f"{kind}: " + ", ".join(f"{count} by {name}" for name, count in filters.items())
     for path, log in status["logs"].items():
-        words = [f"{log['events']} events", f"read up to {show.moment(log['clock'], zone)}"]
+        words = [show.count(log["events"], "event"), f"read up to {show.moment(log['clock'], zone)}"]
         if not log["present"]:
             words.append("NOT THERE")
         if log["behind"]:
@@ -363,7 +362,7 @@ def _flush(asked: argparse.Namespace) -> int:
             raise Failed(answer["error"], answer["code"])
         _firewall(answer["ok"])
         count = answer["ok"]["released"]
-    print(f"released {count} bans")
+    print(f"released {show.count(count, 'ban')}")
     return DONE
 
 
@@ -487,7 +486,7 @@ def _replay(asked: argparse.Namespace) -> int:
         except replay.Unreadable as error:
             raise Failed(str(error), USAGE) from error
     if not asked.json:
-        print(f"{count} bans" if count != 1 else "1 ban", file=sys.stderr)
+        print(show.count(count, "ban"), file=sys.stderr)
     return DONE
 
 

@@ -188,9 +188,8 @@ class Daemon:
             scheduler.add_listener(lambda event: self._broke(event.exception), EVENT_JOB_ERROR)
             scheduler.start()
             self.ready = True
-            log.info(
-                "ready: %d bans hold, %d logs, action %s", len(self.judge.active), len(self.logs), self._action_name()
-            )
+            bans, logs = show.count(len(self.judge.active), "ban"), show.count(len(self.logs), "log")
+            log.info("ready: holding %s, reading %s, action %s", bans, logs, self._action_name())
             watch.poll()
             return await self._done
         finally:
@@ -267,7 +266,7 @@ class Daemon:
         self.enforcer.ban(lacking)
         self._confirm(set(self.judge.active) - self._pending)
         if lacking:
-            log.info("restoring %d bans", len(lacking))
+            log.info("restoring %s", show.count(len(lacking), "ban"))
 
     async def _catch_up(self) -> None:
         """Read and decide up to the ends of the logs as they are now."""
@@ -290,10 +289,10 @@ class Daemon:
             for ban in adopted:
                 self.judge.hold(ban)
                 self._rows[ban.target] = _Open(self.ledger.decide(ban, "active"), ban.since, ban.until)
-            log.warning("the ledger is new: adopted %d bans that the kernel holds", len(adopted))
+            log.warning("the ledger is new: adopted %s that the kernel holds", show.count(len(adopted), "ban"))
         else:
             self.enforcer.release(one.target for one in unknown)
-            log.info("dropped %d elements of the kernel's that no ban stands for", len(unknown))
+            log.info("dropped %s of the kernel's that no ban stands for", show.count(len(unknown), "element"))
         self._commit()
         self._arm()
 

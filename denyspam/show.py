@@ -27,6 +27,11 @@ def moment(time: float | None, zone: tzinfo) -> str:
     return "-" if time is None else datetime.fromtimestamp(time, zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def count(number: int, noun: str) -> str:
+    """1 ban, 2 bans"""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def limit(policy: Policy) -> str:
     """5 in 15m"""
     return f"{policy.hits} in {duration(policy.within)}"

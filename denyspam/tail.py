@@ -506,10 +506,11 @@ class Tail:
         """Said at the start at once, else when it has lasted: between the two steps of a rotation it means nothing."""
         self.present = False
         self._since = self._now if self._since is None else self._since
-        text = str(error)
+        missing = isinstance(error, FileNotFoundError)
+        text = f"the log {self.path} is not there" if missing else f"the log cannot be read now: {error}"
         if text != self._said and (self._now is None or self._since is None or self._now - self._since >= CLOSED):
             self._said = text
-            self._note(f"the log cannot be read now: {text}")
+            self._note(text)
 
     def _fine(self) -> None:
         self.present, self._said, self._since = True, "", None

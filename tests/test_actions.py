@@ -648,7 +648,7 @@ NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-
 def interpreter(prefix: list[str]) -> list[str]:
     """A Python that `prefix` can run and that sees this environment's packages; skips where there is none."""
     packages = [path for path in sys.path if path.endswith("-packages")] or site.getsitepackages()
-    script = f"import site, sys; [site.addsitedir(path) for path in {packages!r}]; import pytest; " + (
+    script = f"import site, sys; [site.addsitedir(path) for path in {packages!r}]; import hypothesis, pytest; " + (
         "sys.exit(pytest.main(sys.argv[1:]))"
     )
     for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}", "/usr/bin/python3"):

@@ -160,7 +160,7 @@ def test_flush_with_and_without_the_daemon(daemon: Live, network: Network) -> No
             daemon.stop()
         assert not network.connects(SERVER4, 25, SENDER)
         flushed = daemon.ask("flush")
-        assert (flushed.returncode, flushed.stdout) == (0, "released 1 bans\n")
+        assert (flushed.returncode, flushed.stdout) == (0, "released 1 ban\n")
         assert network.connects(SERVER4, 25, SENDER)
     daemon.start()
     assert daemon.banned() == []
