@@ -5,7 +5,7 @@ PYTHON ?=
 MODE   ?= enforce
 BIN    := .venv/bin
 
-.PHONY: help run test check venv system clean
+.PHONY: help run test check venv system score clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make run MODE=watch  the same, but decide and report only: the firewall is not touched"
 	@echo "make test            install what is missing and run every test"
 	@echo "make check           the linters and the type checker alone"
+	@echo "make score           what the filters find in labelled lines"
 	@echo "make venv            only build .venv with the program in it (PYTHON=... picks the interpreter)"
 	@echo "make clean           remove .venv and what was built; .run, with the bans of make run, stays"
 
@@ -32,6 +33,9 @@ check: venv
 
 test: check
 	@$(BIN)/pytest -n 2 --dist loadgroup
+
+score: venv
+	@$(BIN)/python tests/score.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -469,7 +469,7 @@ def _replay(asked: argparse.Namespace) -> int:
     count = 0
     with _Progress(asked.files) as progress:
         try:
-            for ban in replay.bans(judge, replay.events(sources, progress.advance)):
+            for ban in replay.bans(judge, replay.events(sources, progress.advance, copies=False)):
                 count += 1
                 row = {
                     "time": ban.since,

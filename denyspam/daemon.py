@@ -30,6 +30,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from denyspam import show
 from denyspam.control import Server
+from denyspam.copies import Copies
 from denyspam.enforce import Enforcer
 from denyspam.events import ActionError, Ban, Event, Finding, Held, Network, SettingsError, Target
 from denyspam.filter import Filter
@@ -153,6 +154,7 @@ class Daemon:
             ipv6_prefix=settings.ipv6_prefix,
             capacity=settings.capacity,
         )
+        self.copies = Copies()
         self.join = Join()
         saved = ledger.positions()
         self.logs = {
@@ -245,7 +247,7 @@ class Daemon:
         streams = (each.history(each.clock - window - HOUR, now) for each in self.logs.values())
         pause = time.monotonic() + SLICE
         for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]):
-            for event in self.join.feed(finding, place):
+            for event in self._joined(finding, place):
                 self.judge.recall(event)
             if time.monotonic() > pause:
                 await asyncio.sleep(0)
@@ -317,7 +319,7 @@ class Daemon:
             bans: list[Ban] = []
             for block in blocks:
                 for finding, place in each.findings(block, now):
-                    for event in self.join.feed(finding, place):
+                    for event in self._joined(finding, place):
                         bans += self._decide(event)
             if bans:
                 self._decided(bans, now)
@@ -326,6 +328,12 @@ class Daemon:
         if each.tail.behind and self.ready:
             self._reading.add(path)
             asyncio.get_running_loop().call_soon(self._read, path)
+
+    def _joined(self, finding: Finding, place: int) -> Sequence[Event]:
+        """The events that a finding completes; none where another log told the same line before."""
+        if len(self.logs) > 1 and self.copies.is_copy(finding):
+            return ()
+        return self.join.feed(finding, place)
 
     def _decide(self, event: Event) -> list[Ban]:
         self.counts[event.kind, event.filter] += 1

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import BinaryIO
 
+from denyspam.copies import Copies
 from denyspam.events import Ban, Event, Finding
 from denyspam.filter import Filter
 from denyspam.join import Join
@@ -63,12 +64,19 @@ def findings(
                     yield clock, finding, finding.offset
 
 
-def events(sources: Iterable[Source], progress: Callable[[int], object] = lambda _: None) -> Iterator[Event]:
-    """The events of several logs, their lines merged by time; each file's own order is kept."""
+def events(
+    sources: Iterable[Source], progress: Callable[[int], object] = lambda _: None, *, copies: bool = True
+) -> Iterator[Event]:
+    """The events of several logs, their lines merged by time; each file's own order is kept.
+
+    Without `copies` a line that stands in two of the logs is taken once, as the daemon does.
+    """
     join = Join()
     streams = [findings(source, progress) for source in sources]
+    once = None if copies or len(streams) < 2 else Copies()
     for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]):
-        yield from join.feed(finding, place)
+        if once is None or not once.is_copy(finding):
+            yield from join.feed(finding, place)
     yield from join.flush()
 
 

@@ -130,6 +130,14 @@ def test_replay_merges_logs_by_time(conf: Path, tmp_path: Path) -> None:
     assert [row["time"] for row in found] == [NOON + 4]
 
 
+def test_a_copy_of_a_log_counts_once_in_replay(conf: Path, tmp_path: Path) -> None:
+    for name in ("mail.log", "mail.warn"):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in LINES[:4]))
+    files = (tmp_path / "mail.log", tmp_path / "mail.warn")
+    assert rows(denyspam("replay", "--json", "-c", conf, *files)) == []
+    assert len(rows(denyspam("events", "--json", *files))) == 8
+
+
 def test_check(conf: Path) -> None:
     done = denyspam("check", "-c", conf)
     assert done.returncode == 0
