@@ -77,7 +77,8 @@ class _Log:
 
     def __init__(self, settings: LogSettings, filters: Sequence[Filter], saved: tuple[str, float] | None, now: float):
         self.path = settings.path
-        self._stamps = Stamps(zone(settings.timezone), arrival=settings.stamp == "none")
+        self._arrival = settings.stamp == "none"
+        self._stamps = Stamps(zone(settings.timezone), arrival=self._arrival)
         self.scanner = Scanner(filters, self.path, self._stamps)
         position = None
         self.clock = now  # the newest stamp up to where the log was read
@@ -96,6 +97,7 @@ class _Log:
             raise Unavailable(f"the log {self.path} cannot be read: {error.strerror}", 78) from error
         self._fed = 0  # bytes of the stream, over all rotations, since the re-reading began
         self.events = 0
+        self.live = False  # caught up with what stood in the log at the start
         self.moved = True  # since the position was last written; where a first start begins must not be lost either
 
     def say(self, text: str) -> None:
@@ -107,6 +109,8 @@ class _Log:
     def findings(self, block: Block, now: float) -> list[tuple[Finding, int]]:
         """What a block says, each with its place in the log as one endless stream."""
         found = self.scanner.feed(block.data, block.offset, block.number, now)
+        if self._arrival and not self.live:  # a backlog without stamps must not look like one burst
+            found = [replace(one, time=None) for one in found]
         base, self._fed = self._fed - block.offset, self._fed + len(block.data)
         last = self._stamps.read(block.data[block.data.rfind(b"\n", 0, -1) + 1 : -1], now)[0]
         if last is not None:
@@ -116,6 +120,8 @@ class _Log:
 
     def history(self, since: float, now: float) -> Iterator[tuple[float, Finding, int]]:
         """(time, finding, place) of what stands before the position and is not older than `since`."""
+        if self._arrival:  # nobody knows any more when those lines came: counts start anew
+            return
         clock = 0.0
         for block in self.tail.history(lambda line: (self._stamps.read(line, now)[0] or now) < since):
             for finding, place in self.findings(block, now):
@@ -277,6 +283,7 @@ class Daemon:
             while each.tail.behind:
                 await asyncio.sleep(0)
                 self._read(path)
+            each.live = True
 
     def _reconcile(self, held: Sequence[Held]) -> None:
         """What the kernel held and nobody knows of: dropped, or adopted where the ledger is new."""

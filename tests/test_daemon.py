@@ -272,3 +272,17 @@ def test_without_the_capability_one_sentence_and_77(daemon: Live) -> None:
     assert done.returncode == 77, done.stderr
     assert "not permitted" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_lines_without_stamps_count_by_arrival_and_a_backlog_does_not(daemon: Live) -> None:
+    daemon.configure(log="filters = postfix\nstamp = none\n")
+    daemon.start()
+    bare = [line.partition(" ")[2] for line in viruses(SENDER, 5)]
+    daemon.write(bare)
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+    daemon.stop()
+    daemon.write([line.replace(SENDER, OTHER) for line in bare])
+    daemon.start()
+    status = daemon.json("status")
+    assert status["events"] == {"virus": {"postfix": 5}}
+    assert daemon.banned() == [SENDER]
