@@ -311,6 +311,8 @@ def _addresses(words: Iterable[str]) -> Iterable[str]:
             if not text:
                 continue
             try:
+                if "%" in text:
+                    raise ValueError("write it without the interface behind %")
                 ip_network(text)
             except ValueError as error:
                 place = f"line {number}: " if word == "-" else ""

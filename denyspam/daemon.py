@@ -478,11 +478,11 @@ class Daemon:
             "release": self._release,
             "flush": self._flush,
         }
-        if command not in verbs:
+        if not isinstance(command, str) or command not in verbs:
             return {"error": f"unknown command {str(command)[:100]!r}", "code": 2}
         try:
             return {"ok": await verbs[command](request, user)}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             return {"error": f"{str(error)[:300]}", "code": 2}
 
     def _status(self) -> dict[str, Any]:
@@ -565,7 +565,7 @@ class Daemon:
         seconds = float(request.get("seconds") or MANUAL)
         if not 1 <= seconds <= LONGEST:
             raise ValueError("a ban lasts from one second to ten years")
-        note = str(request.get("note") or "")[:1000]
+        note = _note(request)
         targets = dict.fromkeys(Target(self._bannable(text), self.settings.ports) for text in request["addresses"])
         now = time.time()
         bans = [Ban(target, "manual", now, now + seconds, 0, note=note) for target in targets]
@@ -586,7 +586,7 @@ class Daemon:
         return network
 
     async def _release(self, request: dict[str, Any], user: str) -> dict[str, Any]:
-        note = str(request.get("note") or "")[:1000]
+        note = _note(request)
         missing: list[str] = []
         found: dict[Target, Ban] = {}
         if request.get("all"):
@@ -633,13 +633,23 @@ def _size(path: str) -> int | None:
         return None
 
 
+def _note(request: dict[str, Any]) -> str:
+    """The admin's note, as text that SQLite and every terminal take: JSON may hold half a surrogate pair."""
+    return str(request.get("note") or "")[:1000].encode("utf-8", "replace").decode()
+
+
 def _network(text: Any) -> Network:
+    words = str(text).strip().removeprefix("[").removesuffix("]")
     try:
-        network: Network = ip_network(str(text).strip().removeprefix("[").removesuffix("]"))
+        if "%" in words:  # a scope is this host's business, and may be any text
+            raise ValueError
+        network: Network = ip_network(words)
     except ValueError:
-        raise ValueError(f"{str(text)[:100]!r} is no address or network") from None
+        raise ValueError(f"{words[:100]!r} is no address or network") from None
     mapped = getattr(network.network_address, "ipv4_mapped", None)
-    return ip_network(mapped) if mapped is not None and _single(network) else network
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ip_network((mapped, network.prefixlen - 96))
 
 
 def _single(network: Network) -> bool:

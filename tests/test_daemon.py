@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -286,3 +287,35 @@ def test_lines_without_stamps_count_by_arrival_and_a_backlog_does_not(daemon: Li
     status = daemon.json("status")
     assert status["events"] == {"virus": {"postfix": 5}}
     assert daemon.banned() == [SENDER]
+
+
+def test_no_request_ends_the_daemon(daemon: Live) -> None:
+    daemon.start()
+    hostile = (
+        b'{"command": ["x"]}',
+        b'{"command": {}}',
+        b'{"command": "ban", "addresses": ["198.51.100.1"], "seconds": ' + b"9" * 400 + b"}",
+        b'{"command": "ban", "addresses": [[], {}], "seconds": NaN}',
+        b'{"command": "ban", "addresses": 7}',
+        b'{"command": "ban", "addresses": ["fe80::1%x; flush ruleset/128"]}',
+        b'{"command": "release", "addresses": [null]}',
+        b'{"command": "why"}',
+    )
+    for request in hostile:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(daemon.folder / "sock"))
+            peer.sendall(request + b"\n")
+            assert json.loads(peer.makefile().readline())["code"] == 2, request
+    assert daemon.banned() == []
+    assert daemon.ask("ban", "fe80::1%eth0").returncode == 2
+    assert daemon.ask("ban", "::ffff:198.51.100.0/120").returncode == 0
+    assert daemon.banned() == ["198.51.100.0/24"]
+
+
+def test_a_note_in_another_encoding(daemon: Live) -> None:
+    """What a Latin-1 terminal types comes as half a surrogate pair, which SQLite refuses."""
+    daemon.start()
+    assert daemon.ask("ban", SENDER, "--note", os.fsdecode(b"Caf\xe9")).returncode == 0
+    assert daemon.json("status")["ledger"]["waiting"] == 0
+    assert "Caf?" in daemon.ask("list").stdout
+    assert daemon.ask("release", SENDER, "--note", os.fsdecode(b"\xff")).returncode == 0
