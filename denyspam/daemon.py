@@ -351,6 +351,14 @@ class Daemon:
         """Write down what was decided, with the positions, then tell the firewall."""
         fresh = []
         for ban in bans:
+            holds = self.judge.active.get(ban.target)
+            if holds is not None and holds.until > ban.until:
+                over = ban.until <= now
+                self.late += over
+                state = "expired" if ban.until <= holds.since else "replaced"  # as the judge counts strikes
+                self.ledger.decide(ban, state, ended=min(now, ban.until))
+                self._say(ban, " (over already)" if over else " (another ban holds longer)")
+                continue
             before = self._rows.get(ban.target)
             if before is not None:
                 self._close(ban.target, "replaced" if before.until > ban.since else "expired", now)

@@ -70,7 +70,7 @@ class Row:
 
     @property
     def past(self) -> Past:
-        return Past(self.ban, self.ended, self.state == "released")
+        return Past(self.ban, self.ended, self.state in ("released", "replaced"))
 
 
 class Ledger:

@@ -6,8 +6,9 @@
 
 The rules: hits are counted per key (the address, or the network it is widened to) and per port list. A ban holds from
 the deciding hit's time (inclusive) to `until` (exclusive); hits with a time in between do not count, and a ban forgets
-its key's hits of every kind. Spared are loopback, the host's own addresses and the allow list; where a widened network
-would overlap one of those, the single address is counted and banned instead.
+its key's hits of every kind. A ban decided on late hits does not shorten one that holds longer: it is a decision, but
+never in force, and no strike where the two overlap. Spared are loopback, the host's own addresses and the allow list;
+where a widened network would overlap one of those, the single address is counted and banned instead.
 Bounded: windows and remembered bans by `capacity` keys, evidence by the newest RING events of all keys together (a ban
 whose older lines have left the ring still says how many hits it had).
 """
@@ -150,9 +151,21 @@ class Judge:
                     if best is None or ban.until > best.until:
                         best = ban
             if best is not None:
-                self.hold(best)
+                longer = self._longer(best)
+                if longer:
+                    self._span(best, best.until, strike=all(span.since >= best.until for span in longer))
+                    self._forget(str(best.target), ports)
+                else:
+                    self.hold(best)
                 bans.append(best)
         return bans
+
+    def _longer(self, ban: Ban) -> list[_Span]:
+        """Earlier decisions that hold longer: the ban's hits came late (a join, a backlog), and must not shorten them.
+
+        By the spans, not by what is active: those follow the log alone, so that replay and live agree.
+        """
+        return [span for span in self._spans.get((str(ban.target), ban.target.ports), ()) if span.end > ban.until]
 
     def _ban(self, policy: Policy, target: Target, event: Event, time: float, serials: Sequence[int]) -> Ban:
         duration = policy.duration
@@ -180,10 +193,8 @@ class Judge:
 
     def hold(self, ban: Ban) -> Release | None:
         """Take a ban into force: one of ours, one by hand or one adopted. Returns the end of the one it replaces."""
-        replaced = None
-        if ban.target in self._active:
-            self._end(ban.target, ban.since, strike=False)
-            replaced = Release(ban.target, "replaced")
+        replaced = Release(ban.target, "replaced") if ban.target in self._active else None
+        self._end(ban.target, ban.since, strike=False)
         self._span(ban, ban.until, strike=True)
         self._forget(str(ban.target), ban.target.ports)
         self._activate(ban)

@@ -319,3 +319,16 @@ def test_a_note_in_another_encoding(daemon: Live) -> None:
     assert daemon.json("status")["ledger"]["waiting"] == 0
     assert "Caf?" in daemon.ask("list").stdout
     assert daemon.ask("release", SENDER, "--note", os.fsdecode(b"\xff")).returncode == 0
+
+
+def test_an_old_offence_does_not_shorten_a_ban_by_hand(daemon: Live, network: Network) -> None:
+    daemon.start()
+    assert daemon.ask("ban", SENDER, OTHER, "--for", "7d").returncode == 0
+    before = daemon.json("list")
+    daemon.write(viruses(SENDER, 5, time.time() - 7200) + viruses(OTHER, 5, time.time() - 600))
+    until(lambda: daemon.json("status")["bans"] == 4, "the decisions")
+    assert daemon.json("list") == before
+    assert daemon.stop() == 0
+    daemon.start()
+    assert daemon.json("list") == before
+    assert not network.connects(SERVER4, 25, SENDER)

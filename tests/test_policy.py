@@ -256,3 +256,21 @@ def test_a_flood_of_sources_is_bounded() -> None:
     for number in range(1000):
         judge.decide(event(number, address=f"2001:db8:{number:x}::1"))
     assert judge.tracked == 100
+
+
+def test_late_hits_do_not_shorten_a_ban_that_holds() -> None:
+    policy = Policy("virus", "virus", 2, 10, 60, ceiling=480)
+    for expired in (False, True):  # live has forgotten a ban by then that a replay has not
+        judge = Judge([policy])
+        by_hand = Ban(target("192.0.2.7/32"), "manual", 100, 100_000, 0)
+        judge.hold(by_hand)
+        assert feed(judge, [90, 91]) == [("192.0.2.7", 91, 211)]
+        assert judge.active[by_hand.target] == by_hand
+        assert feed(judge, [212, 213, 99_999]) == []
+        judge = Judge([policy])
+        assert feed(judge, [200, 201]) == [("192.0.2.7", 201, 261)]
+        if expired:
+            judge.expire(10_000)
+        assert feed(judge, [195, 196]) == [("192.0.2.7", 196, 316)]  # longer: it replaces
+        assert feed(judge, [20, 21]) == [("192.0.2.7", 21, 141)]
+        assert feed(judge, [300, 315]) == []
