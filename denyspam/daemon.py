@@ -36,7 +36,7 @@ from denyspam.events import ActionError, Ban, Event, Finding, Held, Network, Set
 from denyspam.filter import Filter
 from denyspam.host import own_addresses, zone
 from denyspam.join import HOUR, Join
-from denyspam.ledger import Ledger, Row
+from denyspam.ledger import MEMORY, Ledger, Row
 from denyspam.plugins import load, load_action
 from denyspam.policy import Judge
 from denyspam.scan import Scanner
@@ -49,6 +49,7 @@ log = logging.getLogger("denyspam")
 
 SLICE = 0.05  # seconds of reading before the loop may do something else
 DRIFT = 2.0  # seconds the kernel's time left may differ from ours before it is set anew
+RETRY = 0.9  # seconds between two tries to write a ledger that fails: below a tick, so that each one tries
 MANUAL = 3600.0  # seconds a ban by hand lasts unless said otherwise
 LONGEST = 10 * 365 * 86_400.0  # seconds a ban by hand may last
 WIDEST = {4: 8, 6: 19}  # the shortest prefixes that may be banned by hand
@@ -146,6 +147,7 @@ class Daemon:
         self._rows: dict[Target, _Open] = {}
         self._pending: set[Target] = set()  # of those, the ones that the firewall has not taken yet
         self._said_fault = False
+        self._retry = 0.0  # when a ledger that failed is written again, by time.monotonic()
         self._done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._reading: set[str] = set()  # logs with a continuation of their reading scheduled
@@ -289,9 +291,12 @@ class Daemon:
         """What the kernel held and nobody knows of: dropped, or adopted where the ledger is new."""
         now = time.time()
         unknown = [one for one in held if one.target not in self.judge.active]
+        lost = self.ledger.lost
+        self.ledger.settle()
         if not unknown:
+            self._commit()
             return
-        if self.ledger.lost:
+        if lost:
             adopted = [
                 Ban(one.target, "adopted", now, now + (MANUAL if one.left is None else one.left), 0) for one in unknown
             ]
@@ -459,6 +464,9 @@ class Daemon:
         self._commit()
 
     def _commit(self) -> None:
+        if self._said_fault and time.monotonic() < self._retry:
+            return  # a locked file costs a quarter of a second each time
+        self._retry = time.monotonic() + RETRY
         if self.ledger.commit():
             if self._said_fault:
                 log.warning("the ledger is written again")
@@ -527,9 +535,16 @@ class Daemon:
             "unresolved": self.join.waiting,
             "events": events,
             "logs": logs,
-            "ledger": {"path": self.ledger.path, "fault": self.ledger.fault, "waiting": self.ledger.waiting},
+            "ledger": {"path": self.ledger.path, "fault": self._ledger_fault(), "waiting": self.ledger.waiting},
             "firewall": {"fault": self.enforcer.fault, "waiting": self.enforcer.waiting},
         }
+
+    def _ledger_fault(self) -> str | None:
+        return (
+            "it could not be opened; bans are remembered in memory only"
+            if self.ledger.path == MEMORY
+            else self.ledger.fault
+        )
 
     def _row(self, ban: Ban) -> dict[str, Any]:
         return {
@@ -626,8 +641,9 @@ class Daemon:
         self._end(bans, user, "flush")
         await self.enforcer.settled()
         try:
-            left = [one.target for one in await self.enforcer.held()]
-            self.enforcer.release(left)
+            held = await self.enforcer.held()
+            # What was decided while the kernel answered is a ban of its own.
+            self.enforcer.release(one.target for one in held if one.target not in self.judge.active)
             await self.enforcer.settled()
         except ActionError as error:
             raise ValueError(str(error)) from error
@@ -727,7 +743,7 @@ def open_ledger(state: str) -> Ledger:
         ledger = Ledger(path, time.time())
     except sqlite3.OperationalError as error:
         log.error("the ledger %s cannot be used, remembering bans in memory only: %s", path, error)
-        return Ledger(":memory:", time.time())
+        return Ledger(MEMORY, time.time())
     if ledger.moved:
         log.error("the ledger was damaged: it was moved to %s and a new one begun", ledger.moved)
     return ledger
@@ -746,8 +762,14 @@ def flush(settings: Settings) -> int:
         rows = ledger.open()
         for row in rows:
             ledger.end(row.id, "released", time.time(), "flush")
+        written = ledger.commit()
         ledger.close()
         action.stop(keep=True)
+    if not written or ledger.path == MEMORY:
+        raise Unavailable(
+            "the kernel's sets are empty, but the ledger cannot be written "
+            f"({ledger.fault or 'it cannot be opened'}): the next start would ban again"
+        )
     return len(rows)
 
 
@@ -761,4 +783,4 @@ async def _run(conf: str, loaded: Loaded, ledger: Ledger) -> None:
         if await daemon.serve() == "stop":
             log.info("stopped; the bans stay in the kernel until they expire")
             return
-        loaded, ledger.lost = daemon.next, False
+        loaded = daemon.next

@@ -23,6 +23,7 @@ from denyspam.events import Ban, Past, Target
 
 QUEUE = 1_000_000
 SCHEMA = 1
+MEMORY = ":memory:"  # a path that is no file: for a daemon that cannot have one
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS bans (
@@ -79,8 +80,9 @@ class Ledger:
     def __init__(self, path: str, now: float) -> None:
         self.path = path
         self.fault: str | None = None
-        self.lost = not os.path.exists(path)
-        self._todo: deque[tuple[str, Sequence[Any]]] = deque(maxlen=QUEUE)
+        self.lost = False  # nothing is known of what the kernel holds; until settle()
+        self._todo: deque[tuple[str, Sequence[Any]]] = deque()
+        self._positions: dict[str, tuple[str, float]] = {}  # not written yet; apart, since only the newest matter
         try:
             self._open()
         except sqlite3.OperationalError:
@@ -91,8 +93,8 @@ class Ledger:
             for end in ("", "-wal", "-shm"):
                 if os.path.exists(path + end):
                     os.replace(path + end, self.moved + end)
-            self.lost = True
             self._open()
+        self.lost = self._db.execute("SELECT 1 FROM facts WHERE name = 'settled'").fetchone() is None
         self._next = 1 + int(self._db.execute("SELECT coalesce(max(id), 0) FROM bans").fetchone()[0])
 
     moved: str | None = None  # where a damaged file was put
@@ -107,9 +109,11 @@ class Ledger:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA:
             raise sqlite3.OperationalError(f"{self.path} was written by a newer denyspam (schema {version})")
-        self._db.executescript(TABLES)
-        self._db.execute(f"PRAGMA user_version = {SCHEMA}")
-        os.chmod(self.path, 0o640)
+        if version < SCHEMA:  # else nothing is written: a full disk or another's lock must not keep us from reading
+            self._db.executescript(TABLES)
+            self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+            if self.path != MEMORY:
+                os.chmod(self.path, 0o640)
 
     # --- writing: queued, and done by commit() ------------------------------------------------------------------------
 
@@ -153,28 +157,40 @@ class Ledger:
 
     def position(self, log: str, position: str, clock: float) -> None:
         """How far a log has been read and decided on."""
-        self._put("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (log, position, clock))
+        self._positions[log] = position, clock
+
+    def settle(self) -> None:
+        """Every ban that the kernel holds is in here. Not told by the file being there, which a crash leaves."""
+        if self.lost:
+            self._put("INSERT OR REPLACE INTO facts VALUES ('settled', '1')", ())
+            self.lost = False
 
     def prune(self, before: float) -> None:
         """Forget bans that were over before a time."""
         self._put("DELETE FROM bans WHERE ended IS NOT NULL AND until < ? AND ended < ?", (before, before))
 
     def _put(self, sql: str, values: Sequence[Any]) -> None:
+        if len(self._todo) >= QUEUE and self.fault is not None:
+            self._todo.popleft()
+            while self._todo and "evidence" in self._todo[0][0]:
+                self._todo.popleft()  # it may not stand without its ban
         self._todo.append((sql, values))
 
     @property
     def waiting(self) -> int:
         """Statements that could not be written yet."""
-        return len(self._todo)
+        return len(self._todo) + len(self._positions)
 
     def commit(self) -> bool:
         """Write what is queued, in one transaction. False: not written (see `fault`), kept for the next call."""
-        if not self._todo:
+        if not self.waiting:
             return True
         try:
             self._db.execute("BEGIN IMMEDIATE")
             for sql, values in self._todo:
                 self._db.execute(sql, values)
+            for log, (position, clock) in self._positions.items():
+                self._db.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (log, position, clock))
             self._db.execute("COMMIT")
         except sqlite3.ProgrammingError:
             raise
@@ -184,6 +200,7 @@ class Ledger:
                 self._db.rollback()
             return False
         self._todo.clear()
+        self._positions.clear()
         self.fault = None
         return True
 

@@ -332,3 +332,15 @@ def test_an_old_offence_does_not_shorten_a_ban_by_hand(daemon: Live, network: Ne
     daemon.start()
     assert daemon.json("list") == before
     assert not network.connects(SERVER4, 25, SENDER)
+
+
+def test_without_a_ledger_banning_goes_on(daemon: Live) -> None:
+    (daemon.folder / "state" / "ledger.db").mkdir(parents=True)
+    daemon.start()
+    daemon.write(viruses(SENDER, 5))
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+    assert "in memory only" in daemon.json("status")["ledger"]["fault"]
+    assert daemon.stop() == 0
+    refused = daemon.ask("flush")
+    assert (refused.returncode, refused.stdout) == (69, "")
+    assert daemon.held() == set()

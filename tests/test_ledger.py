@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from denyspam.events import Ban, Event, Target
-from denyspam.ledger import Ledger, Row
+from denyspam.ledger import MEMORY, Ledger, Row
 
 
 def target(text: str = "192.0.2.7/32", *ports: int) -> Target:
@@ -41,6 +41,7 @@ def test_a_ban_and_its_reasons_survive(path: str) -> None:
     ledger.position("/mail.log", "here", 5.5)
     assert ledger.commit()
     ledger.confirm(number)
+    ledger.settle()
     ledger.close()
     again = Ledger(path, 0)
     assert not again.lost
@@ -114,3 +115,49 @@ def test_a_newer_schema_is_refused(path: str) -> None:
         other.execute("PRAGMA user_version = 99")
     with pytest.raises(sqlite3.OperationalError, match="newer denyspam"):
         Ledger(path, 0)
+
+
+def test_a_crash_before_the_kernel_was_looked_at_leaves_a_lost_ledger(path: str) -> None:
+    Ledger(path, 0).close()
+    ledger = Ledger(path, 0)
+    assert ledger.lost
+    ledger.settle()
+    ledger.close()
+    assert not Ledger(path, 0).lost
+
+
+def test_a_locked_file_can_be_opened_and_read(path: str) -> None:
+    first = Ledger(path, 0)
+    first.decide(ban())
+    first.close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    ledger = Ledger(path, 0)
+    assert len(ledger.open()) == 1
+    ledger.decide(ban())
+    assert not ledger.commit()
+    other.execute("ROLLBACK")
+    assert ledger.commit()
+    assert len(ledger.open()) == 2
+
+
+def test_a_long_fault_keeps_the_newest_bans_and_positions(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest bans go, each with its evidence (which may not stand alone), and positions take no room."""
+    monkeypatch.setattr("denyspam.ledger.QUEUE", 40)
+    ledger = Ledger(path, 0)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    for number in range(50):
+        ledger.decide(ban(number))
+        ledger.position("/mail.log", str(number), 0)
+        assert not ledger.commit()
+    other.execute("ROLLBACK")
+    assert ledger.commit()
+    assert [row.ban.since for row in ledger.open()] == list(range(40, 50))
+    assert ledger.positions() == {"/mail.log": ("49", 0)}
+
+
+def test_in_memory_where_there_is_no_file(path: str) -> None:
+    ledger = Ledger(MEMORY, 0)
+    ledger.decide(ban())
+    assert ledger.commit()
