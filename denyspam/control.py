@@ -16,6 +16,7 @@ import pwd
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 REQUEST = 16 << 20  # bytes: a batch of 500,000 addresses
@@ -133,7 +134,8 @@ def ask(path: str, request: dict[str, Any], seconds: float = 60.0) -> dict[str, 
         with socket.socket(socket.AF_UNIX) as peer:
             peer.settimeout(seconds)
             peer.connect(path)
-            peer.sendall(_line(request))
+            with suppress(BrokenPipeError):  # refused unread: the reason can still be read
+                peer.sendall(_line(request))
             with peer.makefile("rb") as stream:
                 line = stream.readline()
     except PermissionError as error:
