@@ -93,6 +93,25 @@ def corpus(rows: list[dict[str, Any]], verbose: bool) -> None:
     print(f"found with the right address: {100 * total['found'] / max(1, total['offence']):.1f} %")
 
 
+def captures() -> None:
+    """The project's own logs of real servers, against what the attacking clients saw."""
+    print(f"\n{'capture':31}" + "".join(f"{mark:>9}" for mark in ("offence", "found", "kind", "innocent")))
+    for path in sorted((HERE / "captures").glob("*.labels.json")):
+        name = path.name.removesuffix(".labels.json")
+        deeds = json.loads(path.read_text())["deeds"]
+        lines = path.with_name(f"{name}.log").read_bytes().split(b"\n")
+        seen: dict[str, Counter[str]] = defaultdict(Counter)
+        for found in events(lines, name).values():
+            for event in found:
+                if event.kind not in HARMLESS:
+                    seen[event.address or "?"][event.kind] += 1
+        done = {deed["address"]: Counter(deed["offences"]) for deed in deeds if deed["offences"]}
+        found_all = sum(min(kinds.total(), seen[address].total()) for address, kinds in done.items())
+        found_kind = sum((kinds & seen[address]).total() for address, kinds in done.items())
+        innocent = sum(kinds.total() for address, kinds in seen.items() if address not in done)
+        print(f"{name:31}{sum(kinds.total() for kinds in done.values()):9}{found_all:9}{found_kind:9}{innocent:9}")
+
+
 def main() -> None:
     verbose = "-v" in sys.argv[1:]
     if CORPUS.exists():
@@ -100,6 +119,7 @@ def main() -> None:
         corpus([json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()], verbose)
     else:
         print("no corpus of labelled lines here (DENYSPAM_CORPUS names one)")
+    captures()
 
 
 if __name__ == "__main__":
