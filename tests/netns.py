@@ -234,11 +234,11 @@ def _privileged() -> bool:
 
 
 def inside(test: Callable[..., None]) -> Callable[..., None]:
-    """Runs a test that takes the fixture `network` (or `unprivileged`) inside its server's namespace."""
+    """Runs a test that takes the fixture `network` (or another Network) inside its server's namespace."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **fixtures: Any) -> None:
-        where: Network = fixtures.get("network") or fixtures["unprivileged"]
+        where = next(each for each in fixtures.values() if isinstance(each, Network))
         where.server.run(lambda: test(*arguments, **fixtures))
 
     return run
@@ -246,16 +246,17 @@ def inside(test: Callable[..., None]) -> Callable[..., None]:
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    yield from _skipping(Network())
+    yield from skipping(Network())
 
 
 @pytest.fixture
 def unprivileged() -> Iterator[Network]:
     """A network without a privilege over the host, also for root."""
-    yield from _skipping(Network(unprivileged=True))
+    yield from skipping(Network(unprivileged=True))
 
 
-def _skipping(made: Network) -> Iterator[Network]:
+def skipping(made: Network) -> Iterator[Network]:
+    """What a fixture yields from: the network, or a skip with the host's reason."""
     try:
         made.__enter__()
     except Unavailable as reason:

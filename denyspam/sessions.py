@@ -1,0 +1,168 @@
+"""sessions: ends the open connections of those just banned. Edge.
+
+A firewall's refusal leaves a session that is already open hanging: to the server a rejected packet is a lost one, and
+its process waits out a timeout of minutes. So after a ban is in the kernel, `close` asks the kernel for its TCP sockets
+on the banned ports (one dump per family and call, however many were banned; the kernel itself leaves other ports out)
+and destroys those whose peer was banned: the server's read fails at once with ECONNABORTED, the client gets a reset.
+
+Only a socket whose *local* port is a banned one is ever touched: not other services, not this host's own connections
+to port 25 of somebody else. Nothing is spawned. IPv4 clients of a dual-stack listener stand in the IPv6 dump as
+`::ffff:a.b.c.d` and are found there. Each call opens and closes a socket of its own, so any thread may call.
+
+Limits: sockets of this network namespace alone (a forwarded or published port's server lives in another one; its
+packets are refused all the same). It takes CAP_NET_ADMIN and a kernel with CONFIG_INET_DIAG_DESTROY; without them
+every call that finds something to end raises a permanent ActionError, and the caller should ask no more.
+The messages are those of linux/inet_diag.h and linux/sock_diag.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+
+from denyspam.events import ActionError, Target
+
+NETLINK_SOCK_DIAG = 4
+SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
+REQUEST, ACKNOWLEDGE, DUMP = 0x1, 0x4, 0x300  # NLM_F_…
+ERROR, DONE = 2, 3  # NLMSG_…
+# ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: the states in which a server's process may hold a client's socket.
+STATES = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8
+BYTECODE = 1  # INET_DIAG_REQ_BYTECODE
+JUMP, PORT_FROM, PORT_TO = 1, 2, 3  # INET_DIAG_BC_JMP, _S_GE, _S_LE (_S_EQ is younger than some kernels in use)
+BATCH = 100  # sockets a message to the kernel: its 100 answers take 77 kB of the 212 that a socket may hold unread
+BUFFER = 1 << 18  # bytes a recv may bring; the kernel sends 32 kB at a time at most
+
+HEADER = struct.Struct("=IHHII")  # nlmsghdr
+REQUEST_V2 = struct.Struct("=BBBBI48s")  # inet_diag_req_v2; the 48 bytes are an inet_diag_sockid
+OPERATION = struct.Struct("=BBH")  # inet_diag_bc_op
+NOBODY = bytes(48)
+MAPPED = bytes(10) + b"\xff\xff"
+
+REASONS = {
+    errno.EPERM: "not permitted: it takes CAP_NET_ADMIN",
+    errno.EACCES: "not permitted: it takes CAP_NET_ADMIN",
+    errno.EOPNOTSUPP: "this kernel was built without CONFIG_INET_DIAG_DESTROY",
+    errno.ENOENT: "this kernel has no TCP socket listing: load the modules inet_diag and tcp_diag",
+    errno.EPROTONOSUPPORT: "this kernel has no socket listing: load the module inet_diag",
+    errno.EAFNOSUPPORT: "this kernel has no netlink, or the sandbox hides it (RestrictAddressFamilies)",
+}
+
+
+def close(targets: Iterable[Target]) -> int:
+    """Ends the connections of the targets' networks to the targets' ports on this host; how many there were.
+
+    ActionError where the kernel refuses, permanent where asking again cannot help.
+    """
+    wanted = _Wanted(targets)
+    if not wanted.ports:
+        return 0
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as netlink:
+            return sum(_close(netlink, family, wanted) for family in wanted.families)
+    except OSError as error:
+        code = error.errno or 0
+        reason = REASONS.get(code, str(error))
+        raise ActionError(f"open sessions cannot be ended: {reason}", permanent=code in REASONS) from error
+
+
+class _Wanted:
+    """Whose sockets: one set lookup per prefix length in use, whatever the number of targets and sockets."""
+
+    def __init__(self, targets: Iterable[Target]) -> None:
+        # (family, port) -> bits below the prefix -> the prefixes
+        self._prefixes: dict[tuple[int, int], dict[int, set[int]]] = {}
+        for target in targets:
+            network = target.network
+            low = network.max_prefixlen - network.prefixlen
+            prefix = int(network.network_address) >> low
+            for port in target.ports:
+                self._prefixes.setdefault((network.version, port), {}).setdefault(low, set()).add(prefix)
+        self.ports = sorted({port for _, port in self._prefixes})
+        ipv4 = any(version == 4 for version, _ in self._prefixes)
+        self.families = (socket.AF_INET, socket.AF_INET6) if ipv4 else (socket.AF_INET6,)
+
+    def __contains__(self, peer: tuple[int, int, int]) -> bool:
+        """Of the version, the local port and the remote address."""
+        version, port, address = peer
+        prefixes = self._prefixes.get((version, port), {})
+        return any(address >> low in those for low, those in prefixes.items())
+
+
+def _close(netlink: socket.socket, family: int, wanted: _Wanted) -> int:
+    found = [identity for identity, peer in _sockets(netlink, family, wanted.ports) if peer in wanted]
+    return sum(_destroy(netlink, family, found[start : start + BATCH]) for start in range(0, len(found), BATCH))
+
+
+def _sockets(netlink: socket.socket, family: int, ports: list[int]) -> Iterator[tuple[bytes, tuple[int, int, int]]]:
+    """(sockid, (version, local port, remote address)) of each connection to one of the ports."""
+    program = _program(ports)
+    body = REQUEST_V2.pack(family, socket.IPPROTO_TCP, 0, 0, STATES, NOBODY)
+    body += struct.pack("=HH", len(program) + 4, BYTECODE) + program
+    netlink.send(HEADER.pack(HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, 0, 0) + body)
+    for kind, answer in _answers(netlink):
+        if kind == DONE:
+            return
+        identity = answer[4:52]  # after family, state, timer and retransmissions
+        port = int.from_bytes(identity[0:2], "big")
+        address = identity[20:36]
+        if family == socket.AF_INET:
+            yield identity, (4, port, int.from_bytes(address[:4], "big"))
+        elif address.startswith(MAPPED):
+            yield identity, (4, port, int.from_bytes(address[12:], "big"))
+        else:
+            yield identity, (6, port, int.from_bytes(address, "big"))
+
+
+def _program(ports: list[int]) -> bytes:
+    """What the kernel runs on each socket: `local port == this or == that …`. It takes a socket whose run ends at the
+    program's end, and drops one whose run jumps four bytes beyond."""
+    size = 20  # a port: from (8 bytes), to (8), jump to the end (4)
+    program = b""
+    for left in range(len(ports), 0, -1):
+        port, rest = ports[-left], left * size
+        other = size if left > 1 else rest + 4  # where this port's failure leads, from the start of its five words
+        program += OPERATION.pack(PORT_FROM, 8, other) + OPERATION.pack(0, 0, port)
+        program += OPERATION.pack(PORT_TO, 8, other - 8) + OPERATION.pack(0, 0, port)
+        program += OPERATION.pack(JUMP, 4, rest - 16)
+    return program
+
+
+def _destroy(netlink: socket.socket, family: int, identities: list[bytes]) -> int:
+    body = HEADER.size + REQUEST_V2.size
+    netlink.send(
+        b"".join(
+            HEADER.pack(body, SOCK_DESTROY, REQUEST | ACKNOWLEDGE, number, 0)
+            + REQUEST_V2.pack(family, socket.IPPROTO_TCP, 0, 0, STATES, identity)
+            for number, identity in enumerate(identities)
+        )
+    )
+    ended, refused = 0, 0
+    answers = _answers(netlink, raising=False)
+    for _ in identities:
+        code = -struct.unpack_from("=i", next(answers)[1])[0]
+        ended += code == 0
+        if code not in (0, errno.ENOENT):  # ENOENT: it ended meanwhile
+            refused = code
+    if refused:
+        raise OSError(refused, os.strerror(refused))
+    return ended
+
+
+def _answers(netlink: socket.socket, raising: bool = True) -> Iterator[tuple[int, bytes]]:
+    """(type, body) of every message that comes, without end; an error is raised, or given as any other."""
+    while True:
+        data = netlink.recv(BUFFER)
+        start = 0
+        while start < len(data):
+            length, kind, _, _, _ = HEADER.unpack_from(data, start)
+            body = data[start + HEADER.size : start + length]
+            if kind in (ERROR, DONE) and raising:
+                code = -struct.unpack_from("=i", body)[0]
+                if code:
+                    raise OSError(code, os.strerror(code))
+            yield kind, body
+            start += length + 3 & ~3
