@@ -14,6 +14,7 @@ import json
 import os
 import pwd
 import socket
+import stat
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -50,6 +51,8 @@ class Server:
         """Raises OSError."""
         os.makedirs(os.path.dirname(self._path), mode=0o755, exist_ok=True)
         if os.path.exists(self._path):
+            if not stat.S_ISSOCK(os.stat(self._path).st_mode):
+                raise OSError(errno.ENOTSOCK, "another file is there, which is no socket")
             with socket.socket(socket.AF_UNIX) as probe:
                 try:
                     probe.connect(self._path)

@@ -1,8 +1,8 @@
 """daemon: logs in, bans out, for as long as the host runs. Edge; the only module that knows all the others.
 
 One thread (the asyncio loop) reads, decides and writes the ledger; the firewall has a thread of its own (enforce).
-A start, and a reload is one too, goes: what the ledger knows and what the kernel holds -> the logs re-read up to the
-last position, counting without deciding -> bans that the kernel lacks -> the logs from there on, deciding -> elements
+A start, and a reload is one too, goes: what the ledger knows and what the kernel holds -> bans that the kernel lacks ->
+the logs re-read up to the last position, counting without deciding -> the logs from there on, deciding -> elements
 that nobody knows dropped (or adopted, with a new ledger) -> ready.
 
 A decision is written as pending, with the positions it followed from, before the firewall is told.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import grp
 import heapq
 import logging
 import os
@@ -73,6 +74,15 @@ class _Open:
     until: float
 
 
+def _tail(path: str, position: Position | None, note: Callable[[str], None]) -> Tail:
+    try:
+        return Tail(path, position, from_start=False, note=note)
+    except PermissionError as error:
+        raise Unavailable(f"not permitted to read the log {path}", 77) from error
+    except OSError as error:
+        raise Unavailable(f"the log {path} cannot be read: {error.strerror}", 78) from error
+
+
 class _Log:
     """One configured log: its tail and its scanner."""
 
@@ -90,12 +100,7 @@ class _Log:
             except ValueError as error:
                 log.error("%s: its saved position is unreadable, going on at its end: %s", self.path, error)
         self._said = ""
-        try:
-            self.tail = Tail(self.path, position, from_start=False, note=self.say)
-        except PermissionError as error:
-            raise Unavailable(f"not permitted to read the log {self.path}", 77) from error
-        except OSError as error:
-            raise Unavailable(f"the log {self.path} cannot be read: {error.strerror}", 78) from error
+        self.tail = _tail(self.path, position, self.say)
         self._fed = 0  # bytes of the stream, over all rotations, since the re-reading began
         self.events = 0
         self.live = False  # caught up with what stood in the log at the start
@@ -119,15 +124,23 @@ class _Log:
         self.moved = True
         return [(one, base + one.offset) for one in found]
 
-    def history(self, since: float, now: float) -> Iterator[tuple[float, Finding, int]]:
-        """(time, finding, place) of what stands before the position and is not older than `since`."""
+    def history(self, since: float, now: float) -> Iterator[tuple[float, Finding | None, int]]:
+        """(time, finding, place) of what stands before the position and is not older than `since`.
+
+        After each block once without a finding: dull lines take time too.
+        """
         if self._arrival:  # nobody knows any more when those lines came: counts start anew
             return
-        clock = 0.0
-        for block in self.tail.history(lambda line: (self._stamps.read(line, now)[0] or now) < since):
-            for finding, place in self.findings(block, now):
-                clock = max(clock, finding.time or 0.0)
-                yield clock, finding, place
+        clock, saved = 0.0, self.clock
+        try:
+            for block in self.tail.history(lambda line: (self._stamps.read(line, now)[0] or now) < since):
+                for finding, place in self.findings(block, now):
+                    clock = max(clock, finding.time or 0.0)
+                    yield clock, finding, place
+                yield clock, None, 0
+        except GeneratorExit:  # stopped half way: the position is still where it was
+            self.clock = saved
+            raise
 
 
 class Daemon:
@@ -150,6 +163,7 @@ class Daemon:
         self._retry = 0.0  # when a ledger that failed is written again, by time.monotonic()
         self._done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.TimerHandle | None = None
+        self._ticker: asyncio.TimerHandle | None = None
         self._reading: set[str] = set()  # logs with a continuation of their reading scheduled
         self._own = own_addresses()
         self._skew = time.time() - time.monotonic()
@@ -185,25 +199,31 @@ class Daemon:
             try:
                 await control.start()
             except OSError as error:
-                raise Unavailable(f"the socket {settings.socket} cannot be made: {error.strerror}") from error
+                raise Unavailable(f"the socket {settings.socket} cannot be made: {error.strerror or error}") from error
             self._save()
-            await self._recall()
+            self._remember()
             self._restore(held)
+            await self._recall()
+            if self._done.done():  # stopped meanwhile: nothing may be decided on counters half rebuilt
+                return await self._done
             watch = Watch(asyncio.get_running_loop(), self.logs, self._wake)
             await self._catch_up()
+            if self._done.done():
+                return await self._done
             self._reconcile(held)
-            # Coroutines: apscheduler runs plain functions in threads of its own.
-            scheduler.add_job(self._tick, "interval", seconds=1, args=(watch,))
-            scheduler.add_job(self._hourly, "interval", hours=1)
+            # A coroutine: apscheduler runs plain functions in threads of its own.
+            self._upkeep = scheduler.add_job(self._hourly, "interval", hours=1)
             scheduler.add_listener(lambda event: self._broke(event.exception), EVENT_JOB_ERROR)
             scheduler.start()
             self.ready = True
+            self._tick(watch)
             bans, logs = show.count(len(self.judge.active), "ban"), show.count(len(self.logs), "log")
             log.info("ready: holding %s, reading %s, action %s", bans, logs, self._action_name())
-            watch.poll()
             return await self._done
         finally:
             self.ready = False
+            if self._ticker is not None:
+                self._ticker.cancel()
             if scheduler.running:
                 scheduler.shutdown(wait=False)
             if watch is not None:
@@ -231,37 +251,52 @@ class Daemon:
             log.error("not reloaded: the ledger cannot be written (%s), and a reload reads it", self.ledger.fault)
             return
         try:
-            self.next = load(self.conf)
-            load_action(self.next[0])
-        except SettingsError as error:
+            loaded = load(self.conf)
+            load_action(loaded[0])
+            usable(loaded[0])
+        except (SettingsError, Unavailable) as error:
             log.error("not reloaded, going on as before: %s", error)
             return
-        if self.next[0].state != self.settings.state:
+        if loaded[0].state != self.settings.state:
             log.error("not reloaded: `state` is a matter of a restart")
             return
+        self.next = loaded
         log.info("reloading")
         self.stop("reload")
+
+    def _remember(self) -> None:
+        """The ledger's bans, but for those that ended since, or whose address is allowed by now."""
+        rows = self.ledger.since(min(self._oldest(), self.started - self.judge.memory))
+        self.judge.remember(row.past for row in rows)
+        for row in rows:
+            if row.ended is None:
+                self._rows[row.ban.target] = _Open(row.id, row.ban.since, row.ban.until)
+        self._expire()
+        spared = {target: ban for target, ban in self.judge.active.items() if self.judge.spared(target.network)}
+        if spared:
+            self._end(spared, "denyspam", "never banned by the configuration as it is now")
+
+    def _oldest(self) -> float:
+        """The stamp from which the logs are read again."""
+        window = max(policy.within for policy in self.settings.policies)
+        return min(each.clock for each in self.logs.values()) - window - HOUR
 
     async def _recall(self) -> None:
         """Counters as they were at the last position, from the log and the ledger."""
         now = self.started
         window = max(policy.within for policy in self.settings.policies)
-        oldest = min(each.clock for each in self.logs.values()) - window - HOUR
-        rows = self.ledger.since(min(oldest, now - self.judge.memory))
-        self.judge.remember(row.past for row in rows)
-        for row in rows:
-            if row.ended is None:
-                self._rows[row.ban.target] = _Open(row.id, row.ban.since, row.ban.until)
         streams = (each.history(each.clock - window - HOUR, now) for each in self.logs.values())
         pause = time.monotonic() + SLICE
         for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]):
-            for event in self._joined(finding, place):
-                self.judge.recall(event)
+            if finding is not None:
+                for event in self._joined(finding, place):
+                    self.judge.recall(event)
             if time.monotonic() > pause:
                 await asyncio.sleep(0)
+                if self._done.done():
+                    return
                 pause = time.monotonic() + SLICE
         self.judge.settle()
-        self._expire()
 
     def _restore(self, held: Sequence[Held]) -> None:
         """Give the kernel what the ledger has and it lacks, with the time left."""
@@ -282,7 +317,7 @@ class Daemon:
         """Read and decide up to the ends of the logs as they are now."""
         for path, each in self.logs.items():
             self._read(path)
-            while each.tail.behind:
+            while each.tail.behind and not self._done.done():
                 await asyncio.sleep(0)
                 self._read(path)
             each.live = True
@@ -436,7 +471,9 @@ class Daemon:
 
     # --- upkeep ---------------------------------------------------------------------------------------------------
 
-    async def _tick(self, watch: Watch) -> None:
+    def _tick(self, watch: Watch) -> None:
+        # Not a job of apscheduler, which goes by the wall clock: set back by an hour, it would sleep for one.
+        self._ticker = asyncio.get_running_loop().call_later(1.0, self._tick, watch)
         watch.poll()
         if any(each.moved for each in self.logs.values()) or self.ledger.waiting:
             self._save()
@@ -445,6 +482,7 @@ class Daemon:
             log.warning("the clock was stepped by %+.0f s: setting the kernel's times anew", skew - self._skew)
             self._expire()
             self.enforcer.ban(self.judge.active.values())
+            self._upkeep.reschedule("interval", hours=1)
         self._skew = skew
 
     async def _hourly(self) -> None:
@@ -709,13 +747,30 @@ def _history(row: Row) -> dict[str, Any]:
 
 def run(conf: str) -> None:
     """The daemon in the foreground, until SIGTERM. Raises SettingsError, ActionError, Unavailable."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be obeyed: the files are being read anyway
     loaded = load(conf)
+    usable(loaded[0])
     with _locked(loaded[0].state):
         ledger = open_ledger(loaded[0].state)
         try:
             asyncio.run(_run(conf, loaded, ledger))
         finally:
             ledger.close()
+
+
+def usable(settings: Settings) -> None:
+    """What a configuration that reads well may still lack on this host. Raises SettingsError, Unavailable."""
+    if settings.group is not None:
+        try:
+            grp.getgrnam(settings.group)
+        except KeyError:
+            raise SettingsError(
+                f"there is no group {settings.group[:100]!r}; write one of this host's",
+                settings.file,
+                settings.lines.get("daemon.group", 1),
+            ) from None
+    for each in settings.logs:
+        _tail(each.path, None, lambda _: None).close()
 
 
 @contextmanager
@@ -775,12 +830,18 @@ def flush(settings: Settings) -> int:
 
 async def _run(conf: str, loaded: Loaded, ledger: Ledger) -> None:
     loop = asyncio.get_running_loop()
+    asked = asyncio.Event()  # to stop: also by a signal between two runs
+
+    def stop() -> None:
+        asked.set()
+        daemon.stop()
+
     while True:
         daemon = Daemon(conf, loaded, ledger)
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, daemon.stop)
+            loop.add_signal_handler(number, stop)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
-        if await daemon.serve() == "stop":
+        if await daemon.serve() == "stop" or asked.is_set():
             log.info("stopped; the bans stay in the kernel until they expire")
             return
         loaded = daemon.next

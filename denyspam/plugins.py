@@ -121,7 +121,10 @@ def read_settings(conf: str) -> Settings:
     """What the configuration file says. SettingsError for what is wrong with it."""
     try:
         with open(conf, "rb") as file:
-            return parse(file.read(LARGEST).decode("utf-8"), conf)
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise SettingsError(f"this is larger than {LARGEST:,} bytes, which no configuration is", conf)
+        return parse(data.decode("utf-8"), conf)
     except OSError as error:
         raise SettingsError(f"the configuration cannot be read: {error.strerror}", conf) from error
     except UnicodeDecodeError:

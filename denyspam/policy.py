@@ -50,6 +50,10 @@ class _Counter:
     window: Window
 
 
+def _bits(network: Network) -> int:
+    return int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
+
+
 class Judge:
     """Decides. `ports` are the daemon's, for policies that name none; `own` are the host's own addresses."""
 
@@ -91,12 +95,21 @@ class Judge:
 
     def spare(self, own: Iterable[Network]) -> None:
         """The host's own addresses, as they are now."""
-        self._spared = (*LOOPBACK, *own, *self._allow)
+        self._spared: dict[tuple[int, int], set[int]] = {}  # (version, prefix length) -> the networks' leading bits
+        for one in (*LOOPBACK, *own, *self._allow):
+            self._spared.setdefault((one.version, one.prefixlen), set()).add(_bits(one))
         self._key = lru_cache(maxsize=65_536)(self._find_key)
 
     def spared(self, network: Network) -> bool:
         """Whether loopback, an own address or an allowed one lies in `network`, or it in one of them."""
-        return any(network.version == other.version and network.overlaps(other) for other in self._spared)
+        bits = _bits(network)
+        for (version, length), others in self._spared.items():
+            narrower = length - network.prefixlen
+            if version == network.version and (
+                bits >> -narrower in others if narrower <= 0 else any(one >> narrower == bits for one in others)
+            ):
+                return True
+        return False
 
     def network(self, address: str, prefix: int | None = None) -> Network | None:
         """What is counted and banned for this client; None where it is spared."""

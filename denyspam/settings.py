@@ -7,6 +7,7 @@ Every error names the file and the line and says what to write instead; it quote
 
 from __future__ import annotations
 
+import re
 import zoneinfo
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from denyspam.events import OFFENCES, Network, Policy, SettingsError
 from denyspam.grammar import parse_duration, parse_policy
 
 QUOTE = 100  # characters of the admin's text in a message
+SOCKET = 107  # bytes of a unix socket's path: sun_path of unix(7) without its end
 SUBMISSION = 587  # where the domain's own users send from; banned there only with `force`
 
 
@@ -156,7 +158,7 @@ def _section_name(text: str, file: str, line: int) -> str:
     if words and words[0] == "log":
         if len(words) == 1:
             raise SettingsError("[log] names no file; write `[log /var/log/mail.log]`", file, line)
-        if not words[1].startswith("/"):
+        if not words[1].startswith("/") or "\0" in words[1]:
             raise SettingsError(f"{quote(words[1])} is no absolute path; write `[log /var/log/...]`", file, line)
         return f"log {words[1].strip()}"
     if words in (["daemon"], ["policy"]):
@@ -186,6 +188,13 @@ def _path(value: _Value) -> str:
     return value.text
 
 
+def _socket(value: _Value) -> str:
+    path = _path(value)
+    if len(path.encode()) > SOCKET:
+        raise value.wrong(f"{quote(path)} is longer than a socket's path may be; write one of at most {SOCKET} bytes")
+    return path
+
+
 def _name(value: _Value) -> str:
     if not value.text.replace("-", "").replace("_", "").isalnum():
         raise value.wrong(f"{quote(value.text)} is no name; write letters, digits, - and _")
@@ -207,7 +216,7 @@ def _yes(value: _Value) -> bool:
 
 def _number(low: int, high: int) -> Callable[[_Value], int]:
     def read(value: _Value) -> int:
-        if not (value.text.isascii() and value.text.isdigit() and low <= int(value.text[:12]) <= high):
+        if not (re.fullmatch("[0-9]{1,12}", value.text) and low <= int(value.text) <= high):
             raise value.wrong(f"{quote(value.text)} is out of range; write a whole number from {low} to {high}")
         return int(value.text)
 
@@ -267,7 +276,7 @@ def _filters(value: _Value) -> tuple[str, ...]:
 
 DAEMON: dict[str, Callable[[_Value], Any]] = {
     "state": _path,
-    "socket": _path,
+    "socket": _socket,
     "group": _name,
     "action": _name,
     "mode": _choice("enforce", "watch"),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live import Live, live, relay, until, virus, viruses
+from live import Live, live, relay, stamp, until, virus, viruses
 from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Network
 
 SENDER, OTHER = CLIENTS4[0], CLIENTS4[1]
@@ -344,3 +344,56 @@ def test_without_a_ledger_banning_goes_on(daemon: Live) -> None:
     refused = daemon.ask("flush")
     assert (refused.returncode, refused.stdout) == (69, "")
     assert daemon.held() == set()
+
+
+def test_a_reload_that_this_host_cannot_follow(daemon: Live) -> None:
+    """No such group, a folder as a log, a socket's path too long: said, and the daemon goes on as before."""
+    daemon.start()
+    good = daemon.conf.read_text()
+    assert daemon.process
+    for number, (old, new) in enumerate(
+        (
+            ("[daemon]\n", "[daemon]\ngroup = nosuchgroup\n"),
+            (f"[log {daemon.log}]", f"[log {daemon.folder}]"),
+            (f"socket = {daemon.folder}/sock", f"socket = {daemon.folder}/{'x' * 100}"),
+        ),
+        1,
+    ):
+        daemon.conf.write_text(good.replace(old, new))
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: daemon.errors.read_text().count("going on as before") == number, "the refusal")  # noqa: B023
+    daemon.conf.write_text(good)
+    assert daemon.json("status")["ready"]
+    daemon.stop()
+    daemon.conf.write_text(good.replace("[daemon]\n", "[daemon]\ngroup = nosuchgroup\n"))
+    assert f"{daemon.conf}:2: there is no group" in daemon.ask("run").stderr
+
+
+def test_stopped_while_it_reads_a_large_log(daemon: Live) -> None:
+    """SIGTERM is obeyed at once, `status` answers meanwhile, and the position stays."""
+    daemon.write([f"{stamp(time.time())} mx postfix/smtpd[1]: connect from unknown[198.51.100.1]"] * 20)
+    daemon.log.write_bytes(daemon.log.read_bytes() * 60_000)
+    daemon.launch()
+    until(lambda: daemon.ask("status", "--json").stdout, "an answer")
+    before = daemon.json("status")
+    assert daemon.stop() == 0
+    assert "ready:" not in daemon.errors.read_text() or before["ready"]
+
+
+def test_what_is_allowed_by_a_reload_is_released(daemon: Live) -> None:
+    daemon.start()
+    daemon.write(viruses(SENDER, 5))
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+    daemon.configure(allow=SENDER)
+    assert daemon.process
+    daemon.process.send_signal(signal.SIGHUP)
+    until(lambda: daemon.held() == set(), "the release")
+    until(lambda: daemon.ask("status").returncode == 0, "ready")
+    assert daemon.banned() == []
+
+
+def test_the_socket_is_no_reason_to_delete_a_file(daemon: Live) -> None:
+    (daemon.folder / "sock").write_text("precious")
+    refused = daemon.ask("run")
+    assert (refused.returncode, refused.stderr.count("no socket")) == (69, 1)
+    assert (daemon.folder / "sock").read_text() == "precious"

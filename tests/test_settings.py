@@ -123,3 +123,11 @@ def test_kinds_come_from_the_six_or_from_filters() -> None:
     settings.check_kinds(frozenset(["flood"]))
     with pytest.raises(SettingsError, match=r"^x\.conf:5: no filter knows the kind 'flood'; write one of virus"):
         settings.check_kinds(frozenset())
+
+
+@pytest.mark.parametrize(
+    "line", ["ports = 00000000002599999", "ports = " + "1" * 5000, "capacity = 0000000010000", "socket = /" + "x" * 107]
+)
+def test_numbers_and_paths_too_long(line: str) -> None:
+    with pytest.raises(SettingsError, match=r"^c:2: "):
+        parse(f"[daemon]\n{line}\n[log /a]\n[policy]\nvirus = 5 in 15m -> ban 1h\n", "c")
