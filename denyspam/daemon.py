@@ -182,7 +182,7 @@ class Daemon:
         self.logs = {
             each.path: _Log(each, self.filters[each.path], saved.get(each.path), self.started) for each in settings.logs
         }
-        self.enforcer = Enforcer(load_action(settings), time.time, self._confirmed, self._broke)
+        self.enforcer = Enforcer(load_action(settings), time.time, self._confirmed, self._restore, self._broke)
 
     # --- one run --------------------------------------------------------------------------------------------------
 
@@ -299,7 +299,7 @@ class Daemon:
         self.judge.settle()
 
     def _restore(self, held: Sequence[Held]) -> None:
-        """Give the kernel what the ledger has and it lacks, with the time left."""
+        """Give the kernel what it lacks of the bans that hold: at the start, and after it refused (a flushed table)."""
         left = {one.target: one.left for one in held}
         now = time.time()
         lacking = []

@@ -2,8 +2,9 @@
 
 Orders (ban this, release that) wait in a table with one place per target, the newest order winning, and go to the
 action in batches, from one thread that is the action's alone. What the firewall refuses stays in the table and is
-tried again after start() has mended what may be missing: after 1 s, then 2, 4, … 30 s. Only what was accepted is
-confirmed. `fault` is the firewall's last word while anything is refused.
+tried again after start() has mended what may be missing: after 1 s, then 2, 4, … 30 s; what start() then found is told,
+since a table that somebody deleted took every ban with it. Only what was accepted is confirmed. `fault` is the
+firewall's last word while anything is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ LONGEST_WAIT = 30.0  # seconds between two tries
 class Enforcer:
     """One action and its thread.
 
-    On the loop, `confirmed` is called with the bans that the firewall took, and `broke` with an error that is a bug.
+    On the loop, `confirmed` is called with the bans that the firewall took, `mended` with what start() found held when
+    it was called again after a refusal (what is missing there must be ordered anew), `broke` with an error that is a
+    bug.
     """
 
     def __init__(
@@ -33,12 +36,14 @@ class Enforcer:
         action: Action,
         clock: Callable[[], float],
         confirmed: Callable[[Sequence[Ban]], None],
+        mended: Callable[[Sequence[Held]], None],
         broke: Callable[[BaseException], None],
     ) -> None:
         self.fault: str | None = None
         self._action = action
         self._clock = clock
         self._confirmed = confirmed
+        self._mended = mended
         self._broke = broke
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="firewall")
         self._orders: dict[Target, Ban | None] = {}
@@ -101,6 +106,7 @@ class Enforcer:
             await self._work()
         except Exception as error:
             self._broke(error)
+            self._answer()
 
     async def _work(self) -> None:
         while True:
@@ -111,7 +117,7 @@ class Enforcer:
             orders, self._orders = self._orders, {}
             self._idle = False
             try:
-                await self._call(lambda: self._carry(orders))  # noqa: B023 - awaited before the next turn
+                held = await self._call(lambda: self._carry(orders))  # noqa: B023 - awaited before the next turn
             except ActionError as error:
                 self._orders = {**orders, **self._orders}
                 self._refused(error)
@@ -120,23 +126,28 @@ class Enforcer:
                     log.warning("the firewall takes bans again")
                 self.fault, self._wait = None, 1.0
                 self._confirmed([ban for ban in orders.values() if ban is not None])
+                if held is not None:
+                    self._mended(held)
             self._idle = True
             if not self._orders or self.fault is not None:
-                waiters, self._waiters = self._waiters, []
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
+                self._answer()
 
-    def _carry(self, orders: dict[Target, Ban | None]) -> None:
-        """In the action's thread."""
-        if self.fault is not None:
-            self._action.start()
+    def _answer(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _carry(self, orders: dict[Target, Ban | None]) -> list[Held] | None:
+        """In the action's thread. What was held before, where the action had to be started again."""
+        held = None if self.fault is None else list(self._action.start())
         released = [target for target, ban in orders.items() if ban is None]
         if released:
             self._action.release(released)
         bans = [ban for ban in orders.values() if ban is not None]
         if bans:
             self._action.ban(bans, self._clock())
+        return held
 
     def _refused(self, error: ActionError) -> None:
         if str(error) != self.fault:

@@ -397,3 +397,14 @@ def test_the_socket_is_no_reason_to_delete_a_file(daemon: Live) -> None:
     refused = daemon.ask("run")
     assert (refused.returncode, refused.stderr.count("no socket")) == (69, 1)
     assert (daemon.folder / "sock").read_text() == "precious"
+
+
+def test_a_deleted_table_comes_back_with_every_ban(daemon: Live, network: Network) -> None:
+    daemon.start()
+    assert daemon.ask("ban", SENDER, "2001:db8:7::/48", "--for", "2h").returncode == 0
+    network.server.check("nft", "delete", "table", "inet", "denyspam")
+    daemon.write(viruses(OTHER, 5))
+    until(lambda: OTHER in daemon.banned(), "the ban")
+    until(lambda: all(not network.connects(SERVER4, 25, one) for one in (SENDER, OTHER)), "both in the kernel")
+    until(lambda: daemon.json("status")["pending"] == 0, "all taken")
+    assert not daemon.json("status")["firewall"]["fault"]
