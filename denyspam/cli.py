@@ -7,8 +7,10 @@ Exit codes: 0 done, 1 the answer is no, 2 usage or a log that cannot be read, 69
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(arguments: Sequence[str] | None) -> int:
     asked = _parser().parse_args(arguments)
     asked.conf = getattr(asked, "conf", None)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a Latin-1 terminal, and log text in any alphabet
     try:
         code: int = asked.command(asked)
         sys.stdout.flush()
@@ -520,6 +524,8 @@ def _readable(files: Sequence[str]) -> Sequence[str]:
     for path in files:
         if path != "-":
             try:
+                if stat.S_ISFIFO(os.stat(path).st_mode):
+                    continue  # opened twice, its writer would meet a closed pipe
                 with open(path, "rb"):
                     pass
             except OSError as error:

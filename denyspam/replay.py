@@ -109,7 +109,7 @@ def _chunks(raw: BinaryIO, path: str, progress: Callable[[int], object]) -> Iter
     try:
         stream = decompress(raw, os.path.splitext(path)[1])
         while chunk := stream.read(CHUNK):
-            if raw is not sys.stdin.buffer:
+            if raw is not sys.stdin.buffer and raw.seekable():  # a FIFO, as of `<(…)`, has no place to tell
                 at = raw.tell()
                 progress(at - read)
                 read = at

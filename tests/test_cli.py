@@ -213,3 +213,30 @@ def test_a_reader_that_goes_away(log: Path) -> None:
     command = f"'{sys.executable}' -m denyspam.cli events '{log}' | head -n 1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+
+
+def test_a_fifo_is_read_like_a_file(log: Path, tmp_path: Path) -> None:
+    """`denyspam events <(zcat mail.log.1.gz)`, and a named one."""
+    wanted = [row | {"file": ""} for row in rows(denyspam("events", "--filter", "postfix", "--json", log))]
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "denyspam.cli", "events", "--filter", "postfix", "--json", f"/dev/fd/{reading}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=(reading,)) as process:
+        os.close(reading)
+        os.write(writing, log.read_bytes())
+        os.close(writing)
+        assert process.stdout
+        assert [json.loads(line) | {"file": ""} for line in process.stdout] == wanted
+    assert process.returncode == 0
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with subprocess.Popen(["cp", "--copy-contents", str(log), str(fifo)]):
+        pass_through = denyspam("events", "--filter", "postfix", "--json", fifo)
+    assert [row | {"file": ""} for row in rows(pass_through)] == wanted
+
+
+def test_a_terminal_of_another_alphabet(tmp_path: Path) -> None:
+    path = tmp_path / "mail.log"
+    path.write_text(relay("192.0.2.7", NOON).replace("x@y", "ж…@y") + "\n")
+    found = denyspam("events", "--filter", "postfix", path, PYTHONIOENCODING="latin-1")
+    assert found.returncode == 0, found.stderr
+    assert "??@y" in found.stdout
