@@ -16,10 +16,10 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from denyspam.events import Held
+from denyspam.events import Held, Network, Target
 
 from . import _ruleset as ruleset
-from ._ruleset import Listing, Store
+from ._ruleset import Listing, Refused, Store
 
 NETLINK_NETFILTER = 12
 REQUEST, DUMP, INTERRUPTED = 0x1, 0x300, 0x10  # NLM_F_…
@@ -34,14 +34,13 @@ SOCKET_BUFFER = 1 << 18  # bytes a recv may bring; the kernel sends 32 kB at a t
 CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE, HOOK_NUMBER, HOOK_PRIORITY = 1, 3, 4, 5, 7, 1, 2
 SET_TABLE, SET_NAME, SET_FLAGS, SET_KEY_TYPE = 1, 2, 3, 4
 LIST_TABLE, LIST_SET, LIST_ELEMENTS, ELEMENT_KEY, ELEMENT_EXPIRATION, DATA_VALUE = 1, 2, 3, 1, 5, 1
-OBJECT_TABLE, OBJECT_NAME, OBJECT_TYPE, OBJECT_DATA, COUNTER_PACKETS = 1, 2, 3, 4, 2
+OBJECT_TABLE, OBJECT_NAME, OBJECT_TYPE, OBJECT_DATA, COUNTER_BYTES, COUNTER_PACKETS = 1, 2, 3, 4, 1, 2
 COUNTER = struct.pack(">I", 1)  # NFT_OBJECT_COUNTER
 
 TIMEOUT = struct.pack(">I", 0x10)  # NFT_SET_TIMEOUT and no other flag: a plain hash set
 KEY_TYPE = {4: struct.pack(">I", 7), 6: struct.pack(">I", 8)}  # what nft(8) calls ipv4_addr and ipv6_addr
-HOOK = struct.pack(">I", 1)  # NF_INET_LOCAL_IN
+HOOKS = {name: struct.pack(">I", number) for number, name in enumerate(("prerouting", "input", "forward", "output"))}
 ACCEPT = struct.pack(">I", 1)  # NF_ACCEPT
-PRIORITY = struct.pack(">i", ruleset.PRIORITY)
 NAME = ruleset.TABLE.split()[1].encode() + b"\0"
 
 ATTRIBUTE = struct.Struct("=HH")
@@ -68,30 +67,55 @@ def listing() -> Listing:
             stores[store] = _elements(store)
         else:
             broken.append(name)
-    return Listing(stores, broken, _chain(), set(counters()))
+    return Listing(stores, broken, _chains(), set(_counters()))
 
 
-def counters() -> dict[str, int]:
-    """Packets refused, by the name of the set. Its cost does not grow with the number of bans."""
-    packets = {}
+def counters() -> list[Refused]:
+    """What was refused, by set. Its cost does not grow with the number of bans."""
+    stores = [(ruleset.store_named(name), packets, octets) for name, (packets, octets) in _counters().items()]
+    return [Refused(*store, packets, octets) for store, packets, octets in stores if store]
+
+
+def element(store: Store, network: Network) -> Held | None:
+    """The element of that network in that set, None where it is not there: one question, at any number of bans."""
+    value = _attribute(ELEMENT_KEY, _attribute(DATA_VALUE, network.network_address.packed))
+    asked = {
+        LIST_TABLE: NAME,
+        LIST_SET: store.name.encode() + b"\0",
+        LIST_ELEMENTS: _attribute(1, value),  # NFTA_LIST_ELEM
+    }
+    for found in _all(GET_ELEMENTS, asked, dump=False):
+        for each in _list(found[LIST_ELEMENTS]):
+            end = _attributes(each).get(ELEMENT_EXPIRATION)
+            left = None if end is None else LONG.unpack(end)[0] / 1000
+            return Held(Target(network, store.ports), left)
+    return None
+
+
+def _counters() -> dict[str, tuple[int, int]]:
+    """Name -> packets and bytes."""
+    counted = {}
     for found in _all(GET_OBJECT, {OBJECT_TABLE: NAME, OBJECT_TYPE: COUNTER}):
         if found[OBJECT_TABLE] == NAME and found[OBJECT_TYPE] == COUNTER:
             name = found[OBJECT_NAME].rstrip(b"\0").decode("ascii", "replace")
-            packets[name] = LONG.unpack(_attributes(found[OBJECT_DATA])[COUNTER_PACKETS])[0]
-    return packets
+            data = _attributes(found[OBJECT_DATA])
+            counted[name] = (LONG.unpack(data[COUNTER_PACKETS])[0], LONG.unpack(data[COUNTER_BYTES])[0])
+    return counted
 
 
-def _chain() -> bool | None:
-    """None: absent; else whether it has our type, hook, priority and policy."""
-    for found in _all(GET_CHAIN, {CHAIN_TABLE: NAME, CHAIN_NAME: ruleset.CHAIN.encode() + b"\0"}, dump=False):
-        hook = _attributes(found.get(CHAIN_HOOK, b""))
-        return (
-            found.get(CHAIN_TYPE) == b"filter\0"
-            and found.get(CHAIN_POLICY) == ACCEPT
-            and hook.get(HOOK_NUMBER) == HOOK
-            and hook.get(HOOK_PRIORITY) == PRIORITY
-        )
-    return None
+def _chains() -> dict[str, bool]:
+    """Those named like a hook -> whether type, hook, priority and policy are ours."""
+    chains = {}
+    for name, number in HOOKS.items():
+        for found in _all(GET_CHAIN, {CHAIN_TABLE: NAME, CHAIN_NAME: name.encode() + b"\0"}, dump=False):
+            hook = _attributes(found.get(CHAIN_HOOK, b""))
+            chains[name] = (
+                found.get(CHAIN_TYPE) == b"filter\0"
+                and found.get(CHAIN_POLICY) == ACCEPT
+                and hook.get(HOOK_NUMBER) == number
+                and hook.get(HOOK_PRIORITY) == struct.pack(">i", ruleset.PRIORITIES[name])
+            )
+    return chains
 
 
 def _elements(store: Store) -> list[Held]:
@@ -119,10 +143,7 @@ def _all(message: int, attributes: dict[int, bytes], dump: bool = True) -> list[
 
 
 def _ask(message: int, attributes: dict[int, bytes] | None = None, dump: bool = False) -> Iterator[dict[int, bytes]]:
-    body = b"".join(
-        ATTRIBUTE.pack(len(value) + ATTRIBUTE.size, kind) + value + bytes(-len(value) % 4)
-        for kind, value in (attributes or {}).items()
-    )
+    body = b"".join(_attribute(kind, value) for kind, value in (attributes or {}).items())
     flags = REQUEST | DUMP if dump else REQUEST
     request = struct.pack("=IHHIIBBH", HEADERS + len(body), 10 << 8 | message, flags, 1, 0, INET, 0, 0) + body
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as netlink:
@@ -143,6 +164,10 @@ def _ask(message: int, attributes: dict[int, bytes] | None = None, dump: bool = 
                 if not dump:
                     return
                 start += length + 3 & ~3
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return ATTRIBUTE.pack(len(value) + ATTRIBUTE.size, kind) + value + bytes(-len(value) % 4)
 
 
 def _attributes(body: bytes) -> dict[int, bytes]:

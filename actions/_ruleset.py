@@ -8,7 +8,14 @@
             tcp dport { 25 } ip saddr @ipv4_32_ports_25 counter name … reject with tcp reset
             tcp dport { 25 } ip6 saddr & ffff:ffff:ffff:ffff:: @ipv6_64_ports_25 counter name … reject with tcp reset
         }
+        chain output { … tcp sport { 25 } tcp flags & rst == 0 ip daddr @ipv4_32_ports_25 … }      where asked for
+        chain forward { … both … }                                                                 where asked for
+        chain prerouting { … as input, before destination NAT … }                                  where asked for
     }
+
+One base chain a hook. On the way in a rule looks at the source, on the way out at the destination: where a packet of
+the banned comes by a way that passes no chain of ours, the answer to it does not leave. A reset does: it is what the
+refusal itself sends, and what ends an open session.
 
 Every set is a plain hash set; a network stands in it by its base address, and the rule masks the packet's source to
 the set's width before it looks. Interval sets are not used: with timeouts they merge neighbours into one element with
@@ -33,8 +40,11 @@ from typing import NamedTuple
 from denyspam.events import Held, Network, Target
 
 TABLE = "inet denyspam"
-CHAIN = "input"
-PRIORITY = -10  # before `filter` (0): a refusal is final at any priority, but so no other chain counts or logs it first
+# A chain is named like its hook. The priority: before `filter` (0): a refusal is final at any priority, but so no other
+# chain counts or logs it first; before `dstnat` (-100), so that prerouting sees the ports as they are published.
+PRIORITIES = {"input": -10, "forward": -10, "output": -10, "prerouting": -110}
+INWARD = {"input", "forward", "prerouting"}
+OUTWARD = {"forward", "output"}
 VERDICTS = {"tcp reset": "reject with tcp reset", "reject": "reject", "drop": "drop"}
 SIZE = 1 << 20  # elements a set takes before ENFILE: the bound of what strangers can grow, 200 MB of kernel memory
 LONGEST = 36_500 * 86_400  # seconds, 100 years: the kernel's limit is 584, nft 1.0.6 takes eight digits a unit
@@ -105,29 +115,38 @@ def add_counter(store: Store) -> str:
     return f"add counter {TABLE} {store.name}\n"
 
 
-def add_rule(store: Store, verdict: str) -> str:
-    """`verdict` is a key of VERDICTS."""
+def add_rules(store: Store, hook: str, verdict: str) -> str:
+    """`hook` is a key of PRIORITIES, `verdict` one of VERDICTS."""
     name = store.name
     ports = ", ".join(f"{port:d}" for port in store.ports)
-    source = "ip saddr" if store.version == 4 else "ip6 saddr"
+    family = "ip" if store.version == 4 else "ip6"
     bits = WIDEST[store.version]
+    mask = ""
     if store.width < bits:
-        mask = ((1 << store.width) - 1) << (bits - store.width)
-        source += " & " + inet_ntop(FAMILY[store.version], mask.to_bytes(bits // 8, "big"))
+        number = ((1 << store.width) - 1) << (bits - store.width)
+        mask = " & " + inet_ntop(FAMILY[store.version], number.to_bytes(bits // 8, "big"))
+    end = f"{mask} @{name} counter name {name} {VERDICTS[verdict]}\n"
     # The ports first: a packet to another service is done with after one comparison a rule.
-    return (
-        f"add rule {TABLE} {CHAIN} tcp dport {{ {ports}\n}} {source} @{name} counter name {name} {VERDICTS[verdict]}\n"
-    )
+    text = ""
+    if hook in INWARD:
+        text += f"add rule {TABLE} {hook} tcp dport {{ {ports}\n}} {family} saddr{end}"
+    if hook in OUTWARD:
+        text += f"add rule {TABLE} {hook} tcp sport {{ {ports}\n}} tcp flags & rst == 0 {family} daddr{end}"
+    return text
 
 
-def frame(replace: bool) -> str:
-    """The table and the empty base chain; `replace` where a chain of another shape has taken its name."""
-    return (
-        f"add table {TABLE}\n"
-        + (f"flush chain {TABLE} {CHAIN}\ndelete chain {TABLE} {CHAIN}\n" if replace else "")
-        + f"add chain {TABLE} {CHAIN} {{ type filter hook {CHAIN} priority {PRIORITY:d}\npolicy accept\n}}\n"
-        + f"flush chain {TABLE} {CHAIN}\n"
-    )
+def frame(hooks: Iterable[str], chains: Mapping[str, bool]) -> str:
+    """The table and an empty base chain for each hook. `chains` are those there, and whether they have our shape: one
+    of another shape, or of a hook that is no longer asked for, goes."""
+    hooks = list(hooks)
+    text = f"add table {TABLE}\n"
+    for name, good in chains.items():
+        if name not in hooks or not good:
+            text += f"flush chain {TABLE} {name}\ndelete chain {TABLE} {name}\n"
+    for hook in hooks:
+        shape = f"type filter hook {hook} priority {PRIORITIES[hook]:d}\npolicy accept\n"
+        text += f"add chain {TABLE} {hook} {{ {shape}}}\nflush chain {TABLE} {hook}\n"
+    return text
 
 
 def create(name: str, elements: Mapping[str, str]) -> str:
@@ -160,8 +179,18 @@ class Listing(NamedTuple):
 
     stores: dict[Store, list[Held]]
     broken: list[str]
-    chain: bool | None  # None: absent; False: there, with another type, hook, priority or policy
+    chains: dict[str, bool]  # those named like a hook; False: with another type, hook, priority or policy
     counters: set[str]
+
+
+class Refused(NamedTuple):
+    """What was refused for one set: its family (4 or 6), prefix length and ports, since the set was made."""
+
+    version: int
+    width: int
+    ports: tuple[int, ...]
+    packets: int
+    bytes: int
 
 
 def held(store: Store, key: bytes, left: float | None) -> Held | None:

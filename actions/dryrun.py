@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from denyspam.events import Ban, Held, Target
 
+from ._ruleset import Refused
+
 log = logging.getLogger("denyspam")
 
 
@@ -60,8 +62,12 @@ class Dryrun:
         if not keep:
             self._ends.clear()
 
-    def counters(self) -> dict[str, int]:
-        return {"packets": 0}
+    def holds(self, target: Target) -> bool:
+        return self._ends.get(target, 0.0) > self._clock()
+
+    def counters(self) -> list[Refused]:
+        """Nothing is refused."""
+        return []
 
 
 def _ports(target: Target) -> str:

@@ -5,6 +5,10 @@ so bans end by themselves when the daemon is dead: the host fails open, never sh
 with a TCP reset (`verdict="tcp reset"`), an ICMP error (`"reject"`) or silence (`"drop"`); open sessions are refused
 as well, since the chain is a base chain of its own and no `established accept` stands before it.
 
+`hooks` says where packets are looked at: `input` for servers on this host; `forward` for a router or a relay in front;
+`prerouting` for container ports published by destination NAT, which `input` and `forward` see with another port (nft
+refuses there from Linux 5.9 on); `output` so that answers to the banned do not leave by whatever way they came.
+
 The protocol with the caller: each verb either did all it was asked or raises ActionError with one sentence. After an
 ActionError some of a batch may be in the kernel; `start()` mends table, chain, sets and rules, keeps every element, and
 says what is held, so that the caller gives again what is missing. A ban given twice is the same ban with the later
@@ -16,7 +20,6 @@ outside `start` and `held`. What the kernel holds is read through netlink (`_net
 Limits: one thread. libnftables ends the process when two threads share a context, so the first verb binds the object
 to its thread until `stop`, and a verb from another thread is a RuntimeError. The library prints to nobody: its output
 and errors go to buffers. A set takes 1,048,576 elements; the caller sees "full" as an ActionError, what fitted stays.
-Hooks other than `input` are refused.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from denyspam.events import ActionError, Ban, Held, Target
 
 from . import _netlink
 from . import _ruleset as ruleset
-from ._ruleset import Store
+from ._ruleset import Refused, Store
 
 LIBRARY = "libnftables.so.1"
 BATCH = 10_000  # elements a transaction: 0.4 MB of netlink, 30 ms; the socket buffer is 4 MB at most unless forced
@@ -73,9 +76,13 @@ class Nftables:
     ) -> None:
         if verdict not in ruleset.VERDICTS:
             raise ValueError(f"verdict {verdict!r}: one of {', '.join(ruleset.VERDICTS)}")
-        if hooks != (ruleset.CHAIN,):
-            raise ValueError(f"hooks {hooks!r}: only ('input',) is supported")
+        for hook in hooks:
+            if hook not in ruleset.PRIORITIES:
+                raise ValueError(f"hook {hook!r}: one of {', '.join(ruleset.PRIORITIES)}")
+        if not hooks:
+            raise ValueError(f"no hook: at least one of {', '.join(ruleset.PRIORITIES)}")
         self._verdict = verdict
+        self._hooks = tuple(dict.fromkeys(hooks))
         self._default = dict.fromkeys((Store(4, 32, ports), Store(6, ipv6_prefix, ports), Store(6, 128, ports)))
         for store in self._default:
             _check(store)
@@ -88,12 +95,12 @@ class Nftables:
         listing = _kernel(_netlink.listing)
         stores = self._default | dict.fromkeys(listing.stores)
         missing = [store for store in stores if store not in listing.stores]
-        text = [ruleset.frame(replace=listing.chain is False)]
+        text = [ruleset.frame(self._hooks, listing.chains)]
         # Counters of sets that are there may be gone, and the other way round: either is added only where it lacks.
         text += [f"delete set {ruleset.TABLE} {name}\n" for name in listing.broken]
         text += [ruleset.add_set(store) for store in missing]
         text += [ruleset.add_counter(store) for store in stores if store.name not in listing.counters]
-        text += [ruleset.add_rule(store, self._verdict) for store in stores]
+        text += [ruleset.add_rules(store, hook, self._verdict) for store in stores for hook in self._hooks]
         self._must("".join(text))
         self._known = {store: store.name for store in stores}
         return [held for elements in listing.stores.values() for held in elements]
@@ -109,7 +116,8 @@ class Nftables:
                 groups.setdefault(store, {})[ruleset.element(ban.target.network)] = ruleset.timeout(left)
         for store in groups.keys() - known.keys():
             _check(store)
-            self._must(ruleset.add_set(store) + ruleset.add_counter(store) + ruleset.add_rule(store, self._verdict))
+            rules = "".join(ruleset.add_rules(store, hook, self._verdict) for hook in self._hooks)
+            self._must(ruleset.add_set(store) + ruleset.add_counter(store) + rules)
             known[store] = store.name
         self._batches({known[store]: elements for store, elements in groups.items()}, self._put)
 
@@ -135,10 +143,15 @@ class Nftables:
             self._library.close()
         self._library = self._known = None
 
-    def counters(self) -> dict[str, int]:
-        """`{"packets": N}`: refused since the table was made. Its cost does not grow with the number of bans."""
-        found = _kernel(_netlink.counters)
-        return {"packets": sum(packets for name, packets in found.items() if ruleset.store_named(name))}
+    def holds(self, target: Target) -> bool:
+        """Whether the kernel holds exactly this target now: one question. May be asked from any thread."""
+        store = ruleset.store_of(target)
+        return ruleset.valid(store) and _kernel(lambda: _netlink.element(store, target.network)) is not None
+
+    def counters(self) -> list[Refused]:
+        """Packets and bytes refused, by set, since it was made. Its cost does not grow with the number of bans. May be
+        asked from any thread."""
+        return _kernel(_netlink.counters)
 
     def _batches(self, groups: Mapping[str, dict[str, str]], carry: Callable[[str, dict[str, str]], int]) -> None:
         """One set a transaction, so that a full one keeps nothing out of the others; the first error is raised last."""

@@ -7,14 +7,16 @@ import errno
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import site
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from denyspam.actions import _ruleset as ruleset
 from denyspam.actions import nftables as module
 from denyspam.actions.dryrun import Dryrun
 from denyspam.actions.nftables import Nftables
-from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Network, inside
+from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Namespace, Network, inside
 
 from denyspam.events import ActionError, Ban, Held, Target
 
@@ -104,6 +106,21 @@ def test_release(network: Network, action: Action) -> None:
     firewall.release([target("192.0.2.99"), target("2001:db8::/48"), target("192.0.2.10", 465)])
     firewall.release([])
     assert targets(firewall.held()) == set(hosts(5))
+
+
+@every_action
+@inside
+def test_one_is_asked_for(network: Network, action: Action) -> None:
+    firewall = action(ports=(25,))
+    assert not firewall.holds(target("192.0.2.10")), "before anything is there"
+    firewall.start()
+    firewall.ban([ban("192.0.2.10"), ban("2001:db8:0:1::/64"), ban(target("198.51.100.0/24", 465, 587))], NOW)
+    for held in target("192.0.2.10"), target("2001:db8:0:1::/64"), target("198.51.100.0/24", 465, 587):
+        assert firewall.holds(held)
+    for other in "192.0.2.11", "2001:db8:0:1::/128", "2001:db8:0:2::/64", "198.51.100.0/24", "2001:db8::/63":
+        assert not firewall.holds(target(other))
+    firewall.release([target("192.0.2.10")])
+    assert not firewall.holds(target("192.0.2.10"))
 
 
 @every_action
@@ -261,13 +278,164 @@ def test_a_new_end_shorter_and_longer(network: Network, action: Action) -> None:
 def test_verdicts_and_what_is_counted(network: Network, verdict: str) -> None:
     firewall = Nftables(ports=(25,), verdict=verdict)
     firewall.start()
-    assert firewall.counters() == {"packets": 0}
+    assert {(each.version, each.width, each.packets) for each in firewall.counters()} == {
+        (4, 32, 0),
+        (6, 64, 0),
+        (6, 128, 0),
+    }
     firewall.ban([ban(CLIENTS4[0])], NOW)
     assert not network.connects(SERVER4, 25, CLIENTS4[0], timeout=0.5)
-    refused = firewall.counters()["packets"]
-    assert refused > 0
+    counted = {each[:3]: each for each in firewall.counters()}
+    refused = counted.pop((4, 32, (25,)))
+    assert refused.packets > 0 and refused.bytes >= 40 * refused.packets
+    assert not any(each.packets for each in counted.values()), "each set has its own"
     firewall.start()  # mending forgets no count
-    assert firewall.counters()["packets"] >= refused
+    assert max(each.packets for each in firewall.counters()) >= refused.packets
+
+
+# Where packets are looked at
+
+
+def outcome(network: Network, address: str, source: str) -> str:
+    """What a connect to port 25 meets: "open", "refused" or "silence"."""
+
+    def connect() -> str:
+        try:
+            with socket.create_connection((address, 25), 2, (source, 0)):
+                return "open"
+        except ConnectionRefusedError:
+            return "refused"
+        except TimeoutError:
+            return "silence"
+
+    return network.client.run(connect)
+
+
+@real_kernel
+@inside
+def test_the_answer_does_not_leave(network: Network) -> None:
+    firewall = Nftables(ports=(25,), hooks=("output",))
+    firewall.start()
+    firewall.ban([ban(CLIENTS4[0]), ban("2001:db8:0:1::/64")], NOW)
+    for address, banned, other in (SERVER4, CLIENTS4[0], CLIENTS4[1]), (SERVER6, CLIENTS6[0], CLIENTS6[2]):
+        assert outcome(network, address, banned) != "open"
+        assert network.connects(address, 587, banned)
+        assert outcome(network, address, other) == "open"
+    assert {each[:2] for each in firewall.counters() if each.packets} == {(4, 32), (6, 64)}
+
+
+@real_kernel
+@pytest.mark.parametrize("hooks", [("input",), ("input", "output"), ("prerouting",), ("prerouting", "output")])
+@inside
+def test_a_refusal_reaches_the_banned(network: Network, hooks: tuple[str, ...]) -> None:
+    firewall = Nftables(ports=(25,), hooks=hooks)
+    firewall.start()
+    firewall.ban([ban(CLIENTS4[0]), ban("2001:db8:0:1::/64")], NOW)
+    assert outcome(network, SERVER4, CLIENTS4[0]) == "refused", "the reset is not taken for an answer to the banned"
+    assert outcome(network, SERVER6, CLIENTS6[0]) == "refused"
+    assert network.connects(SERVER4, 587, CLIENTS4[0])
+
+
+PUBLISHED = """
+table inet nat {
+    chain prerouting {
+        type nat hook prerouting priority dstnat; policy accept;
+        tcp dport 25 redirect to :587
+    }
+}
+"""
+
+
+@real_kernel
+@pytest.mark.parametrize(("hook", "seen"), [("input", "open"), ("prerouting", "refused")])
+@inside
+def test_a_published_port(network: Network, hook: str, seen: str) -> None:
+    nft(PUBLISHED)
+    firewall = Nftables(ports=(25,), hooks=(hook,))
+    firewall.start()
+    firewall.ban([ban(CLIENTS4[0])], NOW)
+    assert outcome(network, SERVER4, CLIENTS4[0]) == seen, "after the translation the port is another one"
+    assert outcome(network, SERVER4, CLIENTS4[1]) == "open"
+
+
+MAIL_SERVER = """
+import selectors, socket
+selector = selectors.DefaultSelector()
+for port in 25, 587:
+    listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    selector.register(listener, selectors.EVENT_READ)
+print("listening", flush=True)
+while True:
+    for key, _ in selector.select():
+        key.fileobj.accept()[0].close()
+"""
+BEHIND4, BEHIND6 = "198.51.100.2", "2001:db9::2"
+
+
+@pytest.fixture
+def router(network: Network) -> Iterator[Network]:
+    """The server as a router with a mail server behind it, at BEHIND4 and BEHIND6."""
+    behind = Namespace([*network.server.prefix[:-1], "--", "unshare", "--net"])
+    for namespace, text in (
+        (network.server, f"link add veth1 type veth peer name veth0 netns {behind.pid}\nlink set veth1 up\n"),
+        (network.server, "addr add 198.51.100.1/24 dev veth1\naddr add 2001:db9::1/64 dev veth1 nodad\n"),
+        (behind, "link set lo up\nlink set veth0 up\naddr add 198.51.100.2/24 dev veth0\n"),
+        (behind, "addr add 2001:db9::2/64 dev veth0 nodad\nroute add default via 198.51.100.1\n"),
+        (behind, "-6 route add default via 2001:db9::1\n"),
+        (network.client, "route add 198.51.100.0/24 via 192.0.2.1\nroute add 2001:db9::/64 via 2001:db8::1\n"),
+    ):
+        if text.startswith("-6"):
+            namespace.check("ip", *text.split())
+        else:
+            namespace.check("ip", "-batch", "-", text=text)
+    for name in "ipv4/conf/all/forwarding", "ipv6/conf/all/forwarding":
+        network.server.check("tee", f"/proc/sys/net/{name}", text="1")
+    listener = behind.popen([sys.executable, "-c", MAIL_SERVER], stdout=subprocess.PIPE)
+    try:
+        assert listener.stdout and listener.stdout.readline() == b"listening\n"
+        yield network
+    finally:
+        listener.kill()
+        listener.communicate()
+        behind.close()
+
+
+@real_kernel
+@inside
+def test_a_router(router: Network) -> None:
+    assert becomes(lambda: outcome(router, BEHIND4, CLIENTS4[0]) == outcome(router, BEHIND6, CLIENTS6[0]) == "open")
+    firewall = Nftables(ports=(25,), hooks=("forward",))
+    firewall.start()
+    firewall.ban([ban(CLIENTS4[0]), ban("2001:db8:0:1::/64")], NOW)
+    both = (BEHIND4, CLIENTS4[0], CLIENTS4[1]), (BEHIND6, CLIENTS6[0], CLIENTS6[2])
+    for address, banned, other in both:
+        assert outcome(router, address, banned) == "refused"
+        assert router.connects(address, 587, banned)
+        assert outcome(router, address, other) == "open"
+    assert outcome(router, SERVER4, CLIENTS4[0]) == "open", "the router's own port 25 was not asked for"
+    rules = subprocess.run(
+        ["nft", "-a", "list", "chain", "inet", "denyspam", "forward"], capture_output=True, check=True
+    )
+    for rule in rules.stdout.splitlines():
+        if b" saddr " in rule:
+            nft(f"delete rule inet denyspam forward handle {int(rule.split(b'# handle ')[1])}")
+    for address, banned, other in both:
+        assert outcome(router, address, banned) != "open", "what came in by another way is not answered by this one"
+        assert router.connects(address, 587, banned)
+        assert outcome(router, address, other) == "open"
+
+
+@real_kernel
+@inside
+def test_other_hooks_after_a_restart(network: Network) -> None:
+    Nftables(ports=(25,), hooks=("input", "forward", "output", "prerouting")).start()
+    firewall = Nftables(ports=(25,), hooks=("prerouting",))
+    firewall.start()
+    listed = subprocess.run(["nft", "list", "table", "inet", "denyspam"], capture_output=True, check=True, text=True)
+    assert re.findall(r"chain (\w+)", listed.stdout) == ["prerouting"]
+    assert "priority -110" in listed.stdout or "dstnat - 10" in listed.stdout
+    firewall.ban([ban(CLIENTS4[0])], NOW)
+    assert outcome(network, SERVER4, CLIENTS4[0]) == "refused"
 
 
 # Beside others in the kernel
@@ -560,8 +728,10 @@ def test_port_lists_no_set_can_have(ports: tuple[int, ...]) -> None:
 def test_words_that_are_none() -> None:
     with pytest.raises(ValueError, match="verdict 'accept': one of tcp reset, reject, drop"):
         Nftables(ports=(25,), verdict="accept")
-    with pytest.raises(ValueError, match="hooks"):
-        Nftables(ports=(25,), hooks=("input", "forward"))
+    with pytest.raises(ValueError, match="hook 'postrouting': one of input, forward, output, prerouting"):
+        Nftables(ports=(25,), hooks=("input", "postrouting"))
+    with pytest.raises(ValueError, match="no hook"):
+        Nftables(ports=(25,), hooks=())
 
 
 # The pure half
