@@ -11,6 +11,7 @@ Each call opens and closes a socket of its own, so any thread may call. Errors a
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 import struct
@@ -47,6 +48,16 @@ ATTRIBUTE = struct.Struct("=HH")
 LONG = struct.Struct(">Q")
 
 
+def _usual(size: int) -> tuple[struct.Struct, tuple[bytes, bytes, bytes]]:
+    """How an element with a timeout and a key of `size` bytes is told: head, key, head and timeout, head, time left."""
+    row = struct.Struct(f">12s{size}s4s8x4sQ")
+    key = ATTRIBUTE.pack(row.size, 0x8001) + ATTRIBUTE.pack(size + 8, 0x8001) + ATTRIBUTE.pack(size + 4, 1)
+    return row, (key, ATTRIBUTE.pack(12, 4), ATTRIBUTE.pack(12, 5))
+
+
+USUAL = {4: _usual(4), 6: _usual(16)}
+
+
 def generation() -> int:
     """The number of ruleset changes in this network namespace, by whomever; microseconds."""
     answer = next(_ask(GET_GENERATION))
@@ -55,7 +66,20 @@ def generation() -> int:
 
 
 def listing() -> Listing:
-    """What the table holds; an empty one where there is no table. 100,000 elements take under a second."""
+    """What the table holds; an empty one where there is no table. 100,000 elements take under a second.
+
+    The collector of cycles sleeps meanwhile: of the hundreds of thousands of objects made here none is garbage, and its
+    looking for some would take as long again in a daemon that holds many bans."""
+    awake = gc.isenabled()
+    gc.disable()
+    try:
+        return _listing()
+    finally:
+        if awake:
+            gc.enable()
+
+
+def _listing() -> Listing:
     stores: dict[Store, list[Held]] = {}
     broken = []
     for found in _all(GET_SET, {SET_TABLE: NAME}):
@@ -120,12 +144,20 @@ def _chains() -> dict[str, bool]:
 
 def _elements(store: Store) -> list[Held]:
     left: dict[bytes, float | None] = {}  # by key, since a dump may tell one twice while the hash table grows
+    usual, heads = USUAL[store.version]
     for found in _all(GET_ELEMENTS, {LIST_TABLE: NAME, LIST_SET: store.name.encode() + b"\0"}):
-        for each in _list(found.get(LIST_ELEMENTS, b"")):
+        body = found.get(LIST_ELEMENTS, b"")
+        if not len(body) % usual.size:
+            # All elements of ours look alike: a third of the time of taking each apart.
+            rows = list(usual.iter_unpack(body))
+            if all((first, second, third) == heads for first, _, second, third, _ in rows):
+                left.update((key, end / 1000) for _, key, _, _, end in rows)
+                continue
+        for each in _list(body):
             element = _attributes(each)
-            end = element.get(ELEMENT_EXPIRATION)
+            rest = element.get(ELEMENT_EXPIRATION)
             key = element[ELEMENT_KEY][ATTRIBUTE.size :]  # one nested attribute, DATA_VALUE
-            left[key] = None if end is None else LONG.unpack(end)[0] / 1000
+            left[key] = None if rest is None else LONG.unpack(rest)[0] / 1000
     held = (ruleset.held(store, key, seconds) for key, seconds in left.items())
     return [each for each in held if each is not None]
 
