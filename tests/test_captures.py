@@ -26,7 +26,6 @@ CAPTURES = sorted((Path(__file__).parent / "captures").glob("*.labels.json"))
 FILTERS = Path(__file__).parent.parent / "filters"
 # (capture, act): what the shipped filters do not know yet. An entry that is needed no longer fails the test.
 GAPS = [
-    ("postfix(-rfc3339)?", "virus found by amavis.*"),  # there is no filter for amavis
     # A quoted local part as recipient: postfix prints it without its quotes, sendmail may repeat `reject=` from it,
     # and what stands behind it is then not trusted to decide the kind. Seen as `reject`.
     ("(postfix|sendmail)(-.*)?", "relay, hostile recipient"),
