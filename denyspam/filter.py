@@ -2,7 +2,9 @@
 
 A line is `stamp host program[pid]: body`, or, in a log of one program's own (`program bare`), `stamp body`. What stands
 around the body is taken off before any pattern sees it: the RFC 5424 fields, Solaris `[ID 801593 mail.info] `,
-`message repeated N times: [ … ]`, and exim's own stamp and `[pid] ` inside syslog or its mainlog.
+`message repeated N times: [ … ]`, and exim's own stamp and `[pid] ` inside syslog or its mainlog. Exim tells syslog a long
+or manifold entry in parts, `[1\\14] ` to `[14/14] `: the first is read, the others are headers and other text of a
+client's, and no pattern may begin as they do.
 
 A `Filter` is one filter file: whose lines, and patterns in order, the first that fits wins. A `Reader` applies several
 filters to one line. One line says one thing at most.
@@ -44,6 +46,7 @@ _HEADER_5424 = re.compile(
 _TAGS = re.compile(
     rb"(?:\[ID \d{1,10} [a-z0-9]{1,10}\.[a-z]{1,10}\] )?"
     rb"(?P<repeated>message repeated (?P<times>\d{1,9}) times: \[ ?)?"
+    rb"(?:\[1[\\/]\d{1,5}\] )?"
     rb"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})? (?:[+-]\d{4} )?)?"
     rb"(?:\[\d{1,10}\] )?"
 )
@@ -155,9 +158,14 @@ class Reader:
                 body = line.removesuffix(b"]").rstrip()
         body = body[start:]
         for found in filters:
+            doubt = None
             for pattern in found.patterns:
-                match = pattern.regex.match(body) if pattern.needle in body else None
-                if match is not None:
+                if pattern.needle not in body or (pattern.again is doubt and doubt is not None):
+                    continue
+                match = pattern.regex.match(body)
+                if match is not None and pattern.doubtful(body, match):
+                    doubt = pattern.again  # and so it is for every pattern that ends {said} alike
+                elif match is not None:
                     return self._reading(time, host.decode("utf-8", "replace"), found, pattern, match, count)
         return None
 

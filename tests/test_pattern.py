@@ -13,7 +13,7 @@ def compiled(text: str, kind: str = "reject") -> Pattern:
 
 
 def taken(text: str, body: bytes) -> dict[str, bytes | None] | None:
-    match = compiled(text).regex.match(body)
+    match = compiled(text).match(body)
     return match and match.groupdict()
 
 
