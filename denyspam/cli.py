@@ -49,12 +49,15 @@ def _main(arguments: Sequence[str] | None) -> int:
         return _fail(str(error), error.code)
     except SettingsError as error:
         print(error, file=sys.stderr)  # FILE:LINE: at the line's start, as editors expect it
-        return CONFIG
+        return FORBIDDEN if isinstance(error.__cause__, PermissionError) else CONFIG
     except BrokenPipeError:  # `denyspam events … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return DONE
     except KeyboardInterrupt:
         return 130
+    except OSError as error:  # what we print cannot be written; every other file is handled where it is opened
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _fail(f"cannot write: {error.strerror}", USAGE)
     return code
 
 

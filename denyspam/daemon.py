@@ -37,7 +37,7 @@ from denyspam.events import ActionError, Ban, Event, Finding, Held, Network, Set
 from denyspam.filter import Filter
 from denyspam.host import own_addresses, zone
 from denyspam.join import HOUR, Join
-from denyspam.ledger import MEMORY, Ledger, Row
+from denyspam.ledger import MEMORY, Ledger, Row, damaged
 from denyspam.plugins import load, load_action
 from denyspam.policy import Judge
 from denyspam.scan import Scanner
@@ -48,7 +48,8 @@ from denyspam.watch import Watch
 
 log = logging.getLogger("denyspam")
 
-SLICE = 0.05  # seconds of reading before the loop may do something else
+SLICE = 0.02  # seconds of reading before the loop may do something else, such as read a quieter log
+PIECE = 65_536  # bytes of a log read at once: some 10 ms of a hostile log
 DRIFT = 2.0  # seconds the kernel's time left may differ from ours before it is set anew
 RETRY = 0.9  # seconds between two tries to write a ledger that fails: below a tick, so that each one tries
 MANUAL = 3600.0  # seconds a ban by hand lasts unless said otherwise
@@ -212,7 +213,7 @@ class Daemon:
                 return await self._done
             self._reconcile(held)
             # A coroutine: apscheduler runs plain functions in threads of its own.
-            self._upkeep = scheduler.add_job(self._hourly, "interval", hours=1)
+            self._upkeep = scheduler.add_job(self._minutely, "interval", minutes=1)
             scheduler.add_listener(lambda event: self._broke(event.exception), EVENT_JOB_ERROR)
             scheduler.start()
             self.ready = True
@@ -272,9 +273,12 @@ class Daemon:
             if row.ended is None:
                 self._rows[row.ban.target] = _Open(row.id, row.ban.since, row.ban.until)
         self._expire()
+        self._release_spared("never banned by the configuration as it is now")
+
+    def _release_spared(self, why: str) -> None:
         spared = {target: ban for target, ban in self.judge.active.items() if self.judge.spared(target.network)}
         if spared:
-            self._end(spared, "denyspam", "never banned by the configuration as it is now")
+            self._end(spared, "denyspam", why)
 
     def _oldest(self) -> float:
         """The stamp from which the logs are read again."""
@@ -358,7 +362,7 @@ class Daemon:
         pause = time.monotonic() + SLICE
         while True:
             try:
-                blocks = each.tail.read(time.monotonic())
+                blocks = each.tail.read(time.monotonic(), PIECE)
             except OSError as error:  # the disk failed under an open file
                 each.say(f"the log cannot be read now: {error}")
                 return
@@ -482,14 +486,15 @@ class Daemon:
             log.warning("the clock was stepped by %+.0f s: setting the kernel's times anew", skew - self._skew)
             self._expire()
             self.enforcer.ban(self.judge.active.values())
-            self._upkeep.reschedule("interval", hours=1)
+            self._upkeep.reschedule("interval", minutes=1)
         self._skew = skew
 
-    async def _hourly(self) -> None:
+    async def _minutely(self) -> None:
         own = own_addresses()
         if own != self._own:
             self._own = own
             self.judge.spare(own)
+            self._release_spared("an own address by now")
         self.ledger.prune(time.time() - max(self.settings.history, self.judge.memory))
         self._commit()
 
@@ -654,8 +659,8 @@ class Daemon:
             found.update(self.judge.active)
         for text in request.get("addresses") or ():
             network = _network(text)
-            here = [ban for ban in self.judge.active.values() if ban.target.network == network]
-            here = here or self.judge.covering(network)
+            covering = self.judge.covering(network)
+            here = [ban for ban in covering if ban.target.network == network] or covering
             found.update((ban.target, ban) for ban in here)
             if not here:
                 missing.append(str(text))
@@ -841,7 +846,15 @@ async def _run(conf: str, loaded: Loaded, ledger: Ledger) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
-        if await daemon.serve() == "stop" or asked.is_set():
+        try:
+            why = await daemon.serve()
+        except sqlite3.DatabaseError as error:
+            if not damaged(error):
+                raise
+            ledger.set_aside(time.time())
+            log.error("the ledger is damaged (%s): it was moved to %s and a new one begun", error, ledger.moved)
+            continue
+        if why == "stop" or asked.is_set():
             log.info("stopped; the bans stay in the kernel until they expire")
             return
         loaded = daemon.next

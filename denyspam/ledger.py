@@ -74,6 +74,11 @@ class Row:
         return Past(self.ban, self.ended, self.state in ("released", "replaced"))
 
 
+def damaged(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file is no sound database: not a lock, a full disk or our own mistake, which are subclasses."""
+    return type(error) is sqlite3.DatabaseError
+
+
 class Ledger:
     """The open file. One thread. `path` is created with its folder's permissions, mode 0640."""
 
@@ -85,19 +90,21 @@ class Ledger:
         self._positions: dict[str, tuple[str, float]] = {}  # not written yet; apart, since only the newest matter
         try:
             self._open()
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            self._db.close()
-            self.moved = f"{path}.damaged-{int(now)}"
-            for end in ("", "-wal", "-shm"):
-                if os.path.exists(path + end):
-                    os.replace(path + end, self.moved + end)
-            self._open()
-        self.lost = self._db.execute("SELECT 1 FROM facts WHERE name = 'settled'").fetchone() is None
-        self._next = 1 + int(self._db.execute("SELECT coalesce(max(id), 0) FROM bans").fetchone()[0])
+        except sqlite3.DatabaseError as error:
+            if not damaged(error):
+                raise
+            self.set_aside(now)
 
     moved: str | None = None  # where a damaged file was put
+
+    def set_aside(self, now: float) -> None:
+        """Move a damaged file out of the way and begin a new one; what waits to be written is written there."""
+        self._db.close()
+        self.moved = f"{self.path}.damaged-{int(now)}"
+        for end in ("", "-wal", "-shm"):
+            if os.path.exists(self.path + end):
+                os.replace(self.path + end, self.moved + end)
+        self._open()
 
     def _open(self) -> None:
         # 0.25 s: long enough for a reader's snapshot to end, short enough that no ban waits for a locked file.
@@ -114,6 +121,8 @@ class Ledger:
             self._db.execute(f"PRAGMA user_version = {SCHEMA}")
             if self.path != MEMORY:
                 os.chmod(self.path, 0o640)
+        self.lost = self._db.execute("SELECT 1 FROM facts WHERE name = 'settled'").fetchone() is None
+        self._next = 1 + int(self._db.execute("SELECT coalesce(max(id), 0) FROM bans").fetchone()[0])
 
     # --- writing: queued, and done by commit() ------------------------------------------------------------------------
 

@@ -82,6 +82,7 @@ class Judge:
         strikes = (policy.forget or YEAR for policy in self.policies if policy.ceiling is not None)
         self._keep = max(longest + LATE, *strikes, 0.0)
         self._active: dict[Target, Ban] = {}
+        self._port_lists: set[tuple[int, ...]] = set()  # of all bans so far; a handful
         self._ends: list[tuple[float, int, Target]] = []
         self._spans: dict[tuple[str, tuple[int, ...]], list[_Span]] = {}
         self._unread: dict[tuple[str, int], list[_Span]] = {}  # bans remembered whose deciding hit is still to come
@@ -242,12 +243,13 @@ class Judge:
         return self._active
 
     def covering(self, network: Network) -> list[Ban]:
-        """The bans that hold for `network`: its own and those of networks around it."""
-        return [
-            ban
-            for target, ban in self._active.items()
-            if target.network.version == network.version and network.subnet_of(target.network)  # type: ignore[arg-type]
-        ]
+        """The bans that hold for `network`: its own and those of networks around it, the narrowest first."""
+        found = []
+        for prefix in range(network.prefixlen, -1, -1):
+            wide = network.supernet(new_prefix=prefix)
+            bans = (self._active.get(Target(wide, ports)) for ports in self._port_lists)
+            found += [ban for ban in bans if ban is not None]
+        return found
 
     def counts(self, address: str, now: float) -> list[tuple[Policy, int]]:
         """Hits of an address in each policy's window up to `now`, where there are any."""
@@ -272,6 +274,7 @@ class Judge:
     def _activate(self, ban: Ban) -> None:
         ban = replace(ban, evidence=())
         self._active[ban.target] = ban
+        self._port_lists.add(ban.target.ports)
         self._order += 1
         heapq.heappush(self._ends, (ban.until, self._order, ban.target))
 

@@ -19,6 +19,7 @@ from denyspam.grammar import parse_duration, parse_policy
 
 QUOTE = 100  # characters of the admin's text in a message
 SOCKET = 107  # bytes of a unix socket's path: sun_path of unix(7) without its end
+PORTS = 15  # as many as iptables' multiport takes
 SUBMISSION = 587  # where the domain's own users send from; banned there only with `force`
 
 
@@ -106,11 +107,11 @@ def parse(text: str, file: str) -> Settings:
     line, policies = sections["policy"]
     if not policies:
         raise SettingsError("[policy] is empty; write for example `virus = 5 in 15m -> ban 1h`", file, line)
-    return replace(
-        settings,
-        logs=logs,
-        policies=tuple(parse_policy(name, value.text, file, value.line) for name, value in policies.items()),
-    )
+    parsed = tuple(parse_policy(name, value.text, file, value.line) for name, value in policies.items())
+    for policy in parsed:
+        if len(policy.ports or ()) > PORTS:
+            raise policies[policy.name].wrong(f"more ports than a firewall rule takes; write {PORTS} at most")
+    return replace(settings, logs=logs, policies=parsed)
 
 
 def _sections(text: str, file: str) -> dict[str, tuple[int, dict[str, _Value]]]:
@@ -227,6 +228,8 @@ def _ports(value: _Value) -> tuple[int, ...]:
     words = _words(value)
     if not words:
         raise value.wrong("no port given; write `ports = 25`")
+    if len(words) > PORTS:
+        raise value.wrong(f"{len(words)} ports are more than a firewall rule takes; write {PORTS} at most")
     return tuple(sorted({_number(1, 65_535)(replace(value, text=word)) for word in words}))
 
 

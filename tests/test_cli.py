@@ -240,3 +240,10 @@ def test_a_terminal_of_another_alphabet(tmp_path: Path) -> None:
     found = denyspam("events", "--filter", "postfix", path, PYTHONIOENCODING="latin-1")
     assert found.returncode == 0, found.stderr
     assert "??@y" in found.stdout
+
+
+def test_a_full_disk_behind_stdout(log: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "denyspam.cli", "events", str(log)]
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "denyspam: cannot write: No space left on device\n")

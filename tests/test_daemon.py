@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -408,3 +409,19 @@ def test_a_deleted_table_comes_back_with_every_ban(daemon: Live, network: Networ
     until(lambda: all(not network.connects(SERVER4, 25, one) for one in (SENDER, OTHER)), "both in the kernel")
     until(lambda: daemon.json("status")["pending"] == 0, "all taken")
     assert not daemon.json("status")["firewall"]["fault"]
+
+
+def test_a_ledger_damaged_inside_is_set_aside_and_the_bans_adopted(daemon: Live) -> None:
+    daemon.start()
+    daemon.write(viruses(SENDER, 5))
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+    daemon.stop()
+    ledger = daemon.folder / "state" / "ledger.db"
+    data = bytearray(ledger.read_bytes())
+    for page in range(1, len(data) // 4096):  # the header and the schema stay sound: only reading the tables fails
+        data[4096 * page : 4096 * page + 512] = b"\xaa" * 512
+    ledger.write_bytes(data)
+    daemon.start()
+    assert re.search("the ledger (is|was) damaged", daemon.errors.read_text())
+    assert [(ban["address"], ban["rule"]) for ban in daemon.json("list")] == [(SENDER, "adopted")]
+    assert list(ledger.parent.glob("ledger.db.damaged-*"))

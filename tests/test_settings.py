@@ -68,6 +68,7 @@ def test_several_logs_and_policies_keep_their_order() -> None:
         ("ports = 70000", "x.conf:2: '70000' is out of range; write a whole number from 1 to 65535"),
         ("ports = 25, 587", "x.conf:2: port 587 is where your own users submit mail from"),
         ("ports =", "x.conf:2: no port given"),
+        ("ports = 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16", "x.conf:2: 16 ports are more than a firewall rule takes"),
         ("allow = 192.0.2.7/24", "x.conf:2: '192.0.2.7/24' has bits set behind its prefix; write 192.0.2.0/24"),
         ("allow = mail.example.org", "x.conf:2: 'mail.example.org' is no address or network; write 192.0.2.7"),
         ("mode = off", "x.conf:2: 'off' is not known here; write enforce or watch"),
