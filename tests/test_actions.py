@@ -19,12 +19,14 @@ import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from denyspam.actions import _netlink
 from denyspam.actions import _ruleset as ruleset
 from denyspam.actions import nftables as module
 from denyspam.actions.dryrun import Dryrun
+from denyspam.actions.iptables import Iptables
 from denyspam.actions.nftables import Nftables
 from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Namespace, Network, inside
 
@@ -35,9 +37,31 @@ HOUR = 3600.0
 PATIENCE = 30.0  # seconds for a condition to come about
 
 real_kernel = pytest.mark.root
-every_action = pytest.mark.parametrize("action", [pytest.param(Nftables, marks=pytest.mark.root), Dryrun])
-firewalls = pytest.mark.parametrize("action", [pytest.param(Nftables, marks=pytest.mark.root)])
-Action = type[Nftables] | type[Dryrun]
+Firewall = Nftables | Iptables | Dryrun
+Action = Callable[..., Firewall]
+
+
+def legacy(**keywords: Any) -> Iptables:
+    """The action on iptables, in a namespace where the legacy variant is in use; skips where there is none."""
+    if os.geteuid() or not os.access("/run", os.W_OK):
+        pytest.skip("/run/xtables.lock is root's")
+    for program in "iptables-legacy", "ipset":
+        if shutil.which(program) is None:
+            pytest.skip(f"the program {program} is missing")
+    pytest.importorskip("iptc", reason="the extra denyspam[iptables] is not installed")
+    for program in "iptables-legacy", "ip6tables-legacy":
+        done = subprocess.run([program, "-nL"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no legacy iptables in this kernel: {done.stderr.strip()}")
+    return Iptables(**keywords)
+
+
+KERNELS = [
+    pytest.param(Nftables, marks=pytest.mark.root, id="Nftables"),
+    pytest.param(legacy, marks=pytest.mark.root, id="Iptables"),
+]
+every_action = pytest.mark.parametrize("action", [*KERNELS, pytest.param(Dryrun, id="Dryrun")])
+firewalls = pytest.mark.parametrize("action", KERNELS)
 
 
 def target(network: str, *ports: int) -> Target:
@@ -272,11 +296,11 @@ def test_a_new_end_shorter_and_longer(network: Network, action: Action) -> None:
     assert not network.connects(SERVER4, 25, CLIENTS4[1])
 
 
-@real_kernel
+@firewalls
 @pytest.mark.parametrize("verdict", sorted(ruleset.VERDICTS))
 @inside
-def test_verdicts_and_what_is_counted(network: Network, verdict: str) -> None:
-    firewall = Nftables(ports=(25,), verdict=verdict)
+def test_verdicts_and_what_is_counted(network: Network, action: Action, verdict: str) -> None:
+    firewall = action(ports=(25,), verdict=verdict)
     firewall.start()
     assert {(each.version, each.width, each.packets) for each in firewall.counters()} == {
         (4, 32, 0),
@@ -311,10 +335,10 @@ def outcome(network: Network, address: str, source: str) -> str:
     return network.client.run(connect)
 
 
-@real_kernel
+@firewalls
 @inside
-def test_the_answer_does_not_leave(network: Network) -> None:
-    firewall = Nftables(ports=(25,), hooks=("output",))
+def test_the_answer_does_not_leave(network: Network, action: Action) -> None:
+    firewall = action(ports=(25,), hooks=("output",))
     firewall.start()
     firewall.ban([ban(CLIENTS4[0]), ban("2001:db8:0:1::/64")], NOW)
     for address, banned, other in (SERVER4, CLIENTS4[0], CLIENTS4[1]), (SERVER6, CLIENTS6[0], CLIENTS6[2]):
@@ -324,11 +348,15 @@ def test_the_answer_does_not_leave(network: Network) -> None:
     assert {each[:2] for each in firewall.counters() if each.packets} == {(4, 32), (6, 64)}
 
 
-@real_kernel
+@firewalls
 @pytest.mark.parametrize("hooks", [("input",), ("input", "output"), ("prerouting",), ("prerouting", "output")])
 @inside
-def test_a_refusal_reaches_the_banned(network: Network, hooks: tuple[str, ...]) -> None:
-    firewall = Nftables(ports=(25,), hooks=hooks)
+def test_a_refusal_reaches_the_banned(network: Network, action: Action, hooks: tuple[str, ...]) -> None:
+    if action is legacy and "prerouting" in hooks:
+        with pytest.raises(ValueError, match="iptables refuses in input, forward, output"):
+            Iptables(ports=(25,), hooks=hooks)
+        return
+    firewall = action(ports=(25,), hooks=hooks)
     firewall.start()
     firewall.ban([ban(CLIENTS4[0]), ban("2001:db8:0:1::/64")], NOW)
     assert outcome(network, SERVER4, CLIENTS4[0]) == "refused", "the reset is not taken for an answer to the banned"
@@ -480,14 +508,14 @@ def test_other_tables_are_left_alone_and_shield_nobody(network: Network) -> None
     assert others() == before
 
 
-@real_kernel
+@firewalls
 @inside
-def test_a_second_instance_adopts(network: Network) -> None:
-    first = Nftables(ports=(25,))
+def test_a_second_instance_adopts(network: Network, action: Action) -> None:
+    first = action(ports=(25,))
     first.start()
     first.ban([ban(CLIENTS4[0]), ban("2001:db8:0:1::/64"), ban(target("198.51.100.0/24", 465, 587))], NOW)
     del first  # as after kill -9
-    second = Nftables(ports=(26,), ipv6_prefix=48, verdict="drop")
+    second = action(ports=(26,), ipv6_prefix=48, verdict="drop")
     held = second.start()
     assert targets(held) == {target(CLIENTS4[0]), target("2001:db8:0:1::/64"), target("198.51.100.0/24", 465, 587)}
     assert all(HOUR - PATIENCE < (each.left or 0) <= HOUR for each in held)
@@ -838,7 +866,19 @@ def test_unprivileged(wrapper: list[str]) -> None:
     if subprocess.run([*NOBODY, "unshare", "-Urn", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this host forbids user namespaces to ordinary users")
     prefix = [*NOBODY, *wrapper]
-    command = [*prefix, *interpreter(prefix), "-q", "-rs", "-p", "no:cacheprovider", "-m", "root", *suite]
+    command = [
+        *prefix,
+        *interpreter(prefix),
+        "-q",
+        "-rs",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "root",
+        "-k",
+        "not Iptables",
+        *suite,
+    ]
     home = {"PATH": os.environ["PATH"], "DENYSPAM_INNER": "1", "HOME": "/"}
     done = subprocess.run(command, cwd=here.parent, env=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
