@@ -2,8 +2,8 @@
 
 A line is `stamp host program[pid]: body`, or, in a log of one program's own (`program bare`), `stamp body`. What stands
 around the body is taken off before any pattern sees it: the RFC 5424 fields, Solaris `[ID 801593 mail.info] `,
-`message repeated N times: [ … ]`, and exim's own stamp and `[pid] ` inside syslog or its mainlog. Exim tells syslog a long
-or manifold entry in parts, `[1\\14] ` to `[14/14] `: the first is read, the others are headers and other text of a
+`message repeated N times: [ … ]`, and exim's own stamp and `[pid] ` inside syslog or its mainlog. Exim tells syslog a
+long or manifold entry in parts, `[1\\14] ` to `[14/14] `: the first is read, the others are headers and other text of a
 client's, and no pattern may begin as they do.
 
 A `Filter` is one filter file: whose lines, and patterns in order, the first that fits wins. A `Reader` applies several

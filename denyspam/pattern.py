@@ -473,22 +473,19 @@ def _any(words: Sequence[Words]) -> bytes:
 
 
 def _loose(parts: Sequence[Part]) -> Words:
-    """The server's words at the beginning of `parts`, up to where the client's begin; a whole path is one of them.
-
-    So a sender that only begins like them, `") [192.0.2.9] F=<x"`, is seen through: his quotes do not come out even.
-    Where doubled backslashes leave that open (see `_path`), it stands for the server's.
-    """
+    """The server's words at the beginning of `parts`, up to where the client's begin."""
     found: list[bytes] = []
     for index, part in enumerate(parts):
         rest = parts[index + 1 :]
         if isinstance(part, Hole) and part.name in (*CLIENTS_TEXT, "words"):
             return tuple(found)
-        inside = [leaf for leaf, _ in _leaves(part.parts)] if isinstance(part, Maybe) else []
-        if any(isinstance(leaf, Hole) and leaf.name in CLIENTS_TEXT for leaf in inside):
-            assert isinstance(part, Maybe)
+        if isinstance(part, Hole) and part.name == "<rcpt>":
+            return (*found, b"<")
+        if isinstance(part, Maybe) and any(
+            isinstance(leaf, Hole) and leaf.name in ("<rcpt>", *CLIENTS_TEXT) for leaf, _ in _leaves(part.parts)
+        ):
             return (*found, _any([_loose(part.parts), _loose(rest)]))
-        piece = re.sub(rb"\?P<(?:ip|id|user)>", b"?:", _regex([part], _first(rest, _Next())))
-        found.append(piece.replace(_path(), b"(?:" + _path() + rb"|<[^\\]{0,1024}\\\\)"))
+        found.append(re.sub(rb"\?P<(?:ip|id|user)>", b"?:", _regex([part], _first(rest, _Next()))))
     return (*found, rb" {0,4}\Z")
 
 

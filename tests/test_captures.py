@@ -29,7 +29,6 @@ GAPS = [
     # A quoted local part as recipient: postfix prints it without its quotes, sendmail may repeat `reject=` from it,
     # and what stands behind it is then not trusted to decide the kind. Seen as `reject`.
     ("(postfix|sendmail)(-.*)?", "relay, hostile recipient"),
-    ("exim-syslog", "virus.*"),  # a rejected message with its headers: the first line begins with `[1\\14] `
 ]
 SLACK = 30.0  # seconds: amavis finds a virus after its client has left, and a busy machine takes its time
 

@@ -282,13 +282,15 @@ def pipelining(times: int) -> Act:
 
 
 def junk(*said: bytes, times: int = 1) -> Act:
-    """One session that says something else than SMTP, `times` times over; one offence."""
+    """One session that says something else than SMTP, `times` times over; one offence, or each where exim logs each."""
 
     def act(world: World, source: str) -> Counter[str]:
+        unknown = 0
         with Client(world, source) as client:
             for _ in range(times):
-                client.say(*said)
-        return Counter(protocol=1)
+                unknown += client.say(*said).startswith(b"500")
+        each = world.server == "exim" and world.settings.get("SELECTOR") == "+all"
+        return Counter(protocol=1 + (unknown if each else 0))
 
     return act
 

@@ -1,0 +1,101 @@
+# ruff: noqa: E501  (lines as the server prints them)
+"""exim.filter: every log_selector's way to write a client, and what no client can make of a line."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from datetime import timezone
+from pathlib import Path
+
+import pytest
+
+from denyspam.filter import Reader, Reading
+from denyspam.grammar import parse_filter
+from denyspam.stamp import Stamps
+
+NOW = 1772618400.0
+FILTER = parse_filter((Path(__file__).parent.parent / "filters" / "exim.filter").read_text(), "exim.filter")
+STAMPS = (
+    "2026-03-04 10:00:00 ",
+    "2026-03-04 10:00:00.123 +0000 [1234] ",
+    "Mar  4 10:00:00 mx exim[1234]: 2026-03-04 10:00:00 ",
+    "Mar  4 10:00:00 mx exim4[1234]: [1\\14] 2026-03-04 10:00:00 [1234] ",
+    "Mar  4 10:00:00 mx exim[1234]: [1/3] ",
+    "2026-03-04T10:00:00.5+00:00 mx exim[1234]: ",
+)
+IDS = ("", "1abcde-00001I-1x ", "1abcde-0000000001I-001x ")
+NAMES = ("", "host.example ", "(z) ", "([192.0.2.9]) ", "host.example ([IPv6:2001:db8::9]) ")
+AFTER = (
+    "",
+    ":4711",
+    ":4711 I=[192.0.2.25]:25",
+    " I=[2001:db8::25]:25 U=root Ci=77 X=TLS1.3:TLS_AES_256_GCM_SHA384:256 CV=no",
+    ' X=TLS1.2:x:256* CV=yes DN="C=XX,O=Some Where,CN=z" SNI="mx.example.org"',
+)
+
+
+def read(line: str) -> Reading | None:
+    return Reader([FILTER], Stamps(timezone.utc)).read(line.encode(), NOW)
+
+
+@pytest.mark.parametrize("stamp", STAMPS)
+@pytest.mark.parametrize("address", ["203.0.113.7", "2001:db8::7"])
+def test_every_way_to_write_a_client(stamp: str, address: str) -> None:
+    for queue, name, after in itertools.product(IDS, NAMES, AFTER):
+        host = f"{name}[{address}]{after}"
+        alone = host.partition(" X=")[0]  # only refusals by an ACL tell of TLS
+        told = (
+            ("relay", f"{queue}H={host} F=<a@b.example> rejected RCPT <c@d.example>: relay not permitted"),
+            ("relay", f"{queue}H={host} F=<> A=plain:bob rejected RCPT <c@d.example>: 550 5.7.1 Relaying denied"),
+            ("reject", f"{queue}H={host} F=<a@b.example> SPF=fail rejected RCPT <c@d.example>"),
+            ("virus", f"{queue}H={host} F=<a@b.example> rejected after DATA: Message rejected, it holds (malware) X"),
+            ("spam", f"{queue}H={host} F=<a@b.example> rejected after DATA: rspamd gives 17 points"),
+            ("reject", f"H={host} rejected EHLO or HELO virus: forged"),
+            ("auth", f"dovecot_login authenticator failed for H={alone}: 535 Incorrect authentication data (set_id=bob)"),
+            ("protocol", f'{queue}SMTP call from {alone} dropped: too many nonmail commands (last was "NOOP")'),
+            ("defer", f"H={host} F=<a@b.example> temporarily rejected RCPT <c@d.example>: Mailbox full"),
+        )  # fmt: skip
+        for kind, text in told:
+            found = read(stamp + text)
+            assert found is not None, stamp + text
+            assert (found.pattern.kind, found.address) == (kind, address), stamp + text
+    found = read(f"{stamp} DSH=host.example [{address}] F=<a@b.example> rejected RCPT <c@d.example>: no")
+    assert found is not None
+    assert found.address == address
+
+
+@pytest.mark.parametrize("part", ["[2\\14] ", "[14/14] ", "[11\\14] ", "[2/3] "])
+def test_the_later_parts_of_a_syslog_entry_are_the_clients_text(part: str) -> None:
+    for text in ("", "2026-03-04 10:00:00 ", "[1\\14] ", "[1234] "):
+        line = f"Mar  4 10:00:00 mx exim[1]: {part}{text}H=(z) [198.51.100.4] F=<a@b.example> rejected RCPT <c@d.example>: no"
+        assert read(line) is None
+
+
+@pytest.mark.parametrize(
+    "reason", ["Greylisted", "No such user virus@b.example", "spam", "Unknown user <relaying@b.example>", "warning"]
+)
+def test_a_refused_recipient_stays_refused(reason: str) -> None:
+    found = read(
+        f'2026-03-04 10:00:00 H=(z) [203.0.113.7] F=<"virus: spam"@b.example> rejected RCPT <c@d.example>: {reason}'
+    )
+    assert found is not None
+    assert (found.pattern.kind, found.address) == ("reject", "203.0.113.7")
+
+
+@pytest.mark.parametrize("unit", [") [1.2.3.4] F=<", ') [1.2.3.4] DN="', "a ", "relay ", '" H=[1.2.3.4] X=', "() "])
+@pytest.mark.parametrize("line", [
+    "H=(%s", "H=(%s) [203.0.113.7] F=<a@b.example> rejected RCPT <c@d.example>: no",
+    "H=(z) [203.0.113.7] F=<a@b.example> rejected RCPT <c@d.example>: %s", "1abcde-00001I-1x <= %s H=(z) [203.0.113.7] P=esmtp",
+])  # fmt: skip
+def test_a_long_line_costs_no_more_than_it_is_long(line: str, unit: str) -> None:
+    def cost(size: int) -> float:
+        text = "2026-03-04 10:00:00 " + line % (unit * (size // len(unit)))
+        taken = []
+        for _ in range(5):
+            begin = time.process_time()
+            read(text)
+            taken.append(time.process_time() - begin)
+        return min(taken)
+
+    assert cost(8192) < 0.05  # about 1 ms on an idle machine; without the bounds it were seconds
