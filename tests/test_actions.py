@@ -14,6 +14,7 @@ import site
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,9 @@ import pytest
 from denyspam.actions import _netlink
 from denyspam.actions import _ruleset as ruleset
 from denyspam.actions import nftables as module
+from denyspam.actions.command import Command
 from denyspam.actions.dryrun import Dryrun
+from denyspam.actions.files import Files
 from denyspam.actions.iptables import Iptables
 from denyspam.actions.nftables import Nftables
 from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Namespace, Network, inside
@@ -37,7 +40,7 @@ HOUR = 3600.0
 PATIENCE = 30.0  # seconds for a condition to come about
 
 real_kernel = pytest.mark.root
-Firewall = Nftables | Iptables | Dryrun
+Firewall = Nftables | Iptables | Dryrun | Command | Files
 Action = Callable[..., Firewall]
 
 
@@ -60,7 +63,18 @@ KERNELS = [
     pytest.param(Nftables, marks=pytest.mark.root, id="Nftables"),
     pytest.param(legacy, marks=pytest.mark.root, id="Iptables"),
 ]
-every_action = pytest.mark.parametrize("action", [*KERNELS, pytest.param(Dryrun, id="Dryrun")])
+
+
+def command(**keywords: Any) -> Command:
+    return Command(command=["sh", "-c", "cat >/dev/null"], **keywords)
+
+
+def files(**keywords: Any) -> Files:
+    return Files(path=tempfile.mkstemp()[1], **keywords)
+
+
+OTHERWISE = [pytest.param(Dryrun, id="Dryrun"), pytest.param(command, id="Command"), pytest.param(files, id="Files")]
+every_action = pytest.mark.parametrize("action", [*KERNELS, *OTHERWISE])
 firewalls = pytest.mark.parametrize("action", KERNELS)
 
 
