@@ -191,7 +191,10 @@ class Pattern:
     line: int  # in its file
     examples: tuple[bytes, ...]  # made-up bodies it takes; empty for a `regex`
     said: tuple[bytes, Words] = (b"", ())  # what ends {said}, and the server's words after {ip}; empty without it
-    again: tuple[re.Pattern[bytes], re.Pattern[bytes]] | None = None  # the same, of all patterns of the filter
+    word: tuple[bytes, Words] = (b"", ())  # the same for a {word} in an optional part between {said} and {ip}
+    stop: bytes = b""  # the literal after {said}
+    again: tuple[re.Pattern[bytes], re.Pattern[bytes]] | None = None  # `said` of all patterns of the filter
+    also: tuple[re.Pattern[bytes], re.Pattern[bytes]] | None = None  # `word` of all of them
 
     def match(self, body: bytes) -> re.Match[bytes] | None:
         found = self.regex.match(body)
@@ -201,10 +204,12 @@ class Pattern:
         """Whether {said} may also end further on, so that another address would be the client's."""
         if self.again is None or found["said"] is None:
             return False
-        ending, words = self.again
-        for count, place in enumerate(ending.finditer(body, found.end("ip"))):
-            if count == ENDINGS or words.match(body, place.end()):
-                return True
+        if self.also is not None and self.stop in found["said"]:
+            return True  # the {word} may have held a blank there, and what follows may be the client's
+        for ending, words in (self.again, self.also) if self.also else (self.again,):
+            for count, place in enumerate(ending.finditer(body, found.end("ip"))):
+                if count == ENDINGS or words.match(body, place.end()):
+                    return True
         return False
 
     @property
@@ -414,11 +419,11 @@ def _merge(parts: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(found)
 
 
-def _since(parts: Sequence[Part]) -> list[Part] | None:
-    """What stands after {said}; inside a {?…} on to what stands after that."""
+def _since(parts: Sequence[Part], name: str = "said") -> list[Part] | None:
+    """What stands after the hole `name`; inside a {?…} on to what stands after that."""
     for index, part in enumerate(parts):
-        inner = _since(part.parts) if isinstance(part, Maybe) else None
-        if inner is not None or (isinstance(part, Hole) and part.name == "said"):
+        inner = _since(part.parts, name) if isinstance(part, Maybe) else None
+        if inner is not None or (isinstance(part, Hole) and part.name == name):
             return [*(inner or ()), *parts[index + 1 :]]
     return None
 
@@ -454,12 +459,37 @@ def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
     Where the client's words hold an ending of their own, the true one follows further on, with words that the server
     prints after the address in this pattern or in another that ends {said} alike.
     """
-    after: dict[bytes, list[Words]] = {}
+    after: dict[tuple[bytes, bytes], list[Words]] = {}
     for pattern in patterns:
         if pattern.said[0]:
-            after.setdefault(pattern.said[0], []).append(pattern.said[1])
-    again = {ending: (re.compile(ending), re.compile(_any(words), re.DOTALL)) for ending, words in after.items()}
-    return tuple(replace(pattern, again=again.get(pattern.said[0])) for pattern in patterns)
+            after.setdefault((pattern.said[0], b""), []).append(pattern.said[1])
+        if pattern.word[0]:
+            after.setdefault((pattern.said[0], pattern.word[0]), []).append(pattern.word[1])
+    again = {
+        (said, word): (re.compile(word or said), re.compile(_any(words), re.DOTALL))
+        for (said, word), words in after.items()
+    }
+    return tuple(
+        replace(
+            pattern,
+            again=again.get((pattern.said[0], b"")),
+            also=again.get((pattern.said[0], pattern.word[0])) if pattern.word[0] else None,
+        )
+        for pattern in patterns
+    )
+
+
+def _word_said(parts: Sequence[Part]) -> tuple[bytes, Words]:
+    """As `_settle_said` for a second text of the client's, one {word}, as in "{said}" H={?({word}) }[{ip}].
+
+    Where it holds a blank after all, and so an ending of its own, the true one follows further on.
+    """
+    since = _since(_since(parts) or (), "word")
+    place = next((i for i, part in enumerate(since or ()) if isinstance(part, Hole) and part.name == "ip"), None)
+    if since is None or place is None or not (isinstance(since[0], Literal) and since[0].text[:1] == b")"):
+        return b"", ()
+    form = (HOLES["ip"].form or b"").replace(b"?P<ip>", b"?:")
+    return _regex(since[:place], _Next(frozenset({b"0"}))) + form, _loose(since[place + 1 :])
 
 
 def _any(words: Sequence[Words]) -> bytes:
@@ -481,8 +511,13 @@ def _loose(parts: Sequence[Part]) -> Words:
             return tuple(found)
         if isinstance(part, Hole) and part.name == "<rcpt>":
             return (*found, b"<")
+        if isinstance(part, Choice) and any(
+            leaf.name == "quoted" for leaf, _ in _leaves([part]) if isinstance(leaf, Hole)
+        ):
+            return tuple(found)  # a certificate's name and the like
         if isinstance(part, Maybe) and any(
-            isinstance(leaf, Hole) and leaf.name in ("<rcpt>", *CLIENTS_TEXT) for leaf, _ in _leaves(part.parts)
+            isinstance(leaf, Hole) and leaf.name in ("<rcpt>", "quoted", *CLIENTS_TEXT)
+            for leaf, _ in _leaves(part.parts)
         ):
             return (*found, _any([_loose(part.parts), _loose(rest)]))
         found.append(re.sub(rb"\?P<(?:ip|id|user)>", b"?:", _regex([part], _first(rest, _Next()))))
@@ -519,7 +554,11 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
     holes = frozenset(leaf.name for leaf, _ in _leaves(parts) if isinstance(leaf, Hole))
     longest = max((len(part.branches) for part in parts if isinstance(part, Choice)), default=1)
     examples = tuple(_example(parts, turn) for turn in range(6 if longest < 3 else 6 * longest))
-    return Pattern(kind, re.compile(regex, re.DOTALL), literals, holes, source, line, examples, said)
+    since = _since(parts) or ()
+    stop = since[0].text if since and isinstance(since[0], Literal) else b""
+    return Pattern(
+        kind, re.compile(regex, re.DOTALL), literals, holes, source, line, examples, said, _word_said(parts), stop
+    )
 
 
 # -- the escape hatch ------------------------------------------------------------------------------------------------
