@@ -262,7 +262,7 @@ def judge(tally: Tally, case: Case, found: list[Event], elsewhere: list[Event]) 
 
 def blocks(count: int, seed: int) -> Iterator[list[Case]]:
     """`count` cases, BLOCK at a time."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     for first in range(0, count, BLOCK):
         yield [chance.choice(SERVERS)(chance, number) for number in range(first, min(first + BLOCK, count))]
 
