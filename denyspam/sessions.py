@@ -2,12 +2,15 @@
 
 A firewall's refusal leaves a session that is already open hanging: to the server a rejected packet is a lost one, and
 its process waits out a timeout of minutes. So after a ban is in the kernel, `close` asks the kernel for its TCP sockets
-on the banned ports (one dump per family and call, however many were banned; the kernel itself leaves other ports out)
-and destroys those whose peer was banned: the server's read fails at once with ECONNABORTED, the client gets a reset.
+on the banned ports (one dump a call, however many were banned; the kernel itself leaves other ports out) and destroys
+those whose peer was banned: the server's read fails at once with ECONNABORTED, the client gets a reset.
 
 Only a socket whose *local* port is a banned one is ever touched: not other services, not this host's own connections
-to port 25 of somebody else. Nothing is spawned. IPv4 clients of a dual-stack listener stand in the IPv6 dump as
-`::ffff:a.b.c.d` and are found there. Each call opens and closes a socket of its own, so any thread may call.
+to port 25 of somebody else. Nothing is spawned. IPv4 clients of a dual-stack listener stand in the dump as
+`::ffff:a.b.c.d` of IPv6 and are found there. Each call opens and closes a socket of its own, so any thread may call.
+
+Cost: the kernel walks its whole table of connections, 4 to 10 ms a dump whatever is in it, without this process's lock:
+a thread of its own for `close` keeps that out of the way of bans.
 
 Limits: sockets of this network namespace alone (a forwarded or published port's server lives in another one; its
 packets are refused all the same). It takes CAP_NET_ADMIN and a kernel with CONFIG_INET_DIAG_DESTROY; without them
@@ -26,7 +29,7 @@ from collections.abc import Iterable, Iterator
 from denyspam.events import ActionError, Target
 
 NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
+TCPDIAG_GETSOCK, SOCK_DESTROY = 18, 21
 REQUEST, ACKNOWLEDGE, DUMP = 0x1, 0x4, 0x300  # NLM_F_…
 ERROR, DONE = 2, 3  # NLMSG_…
 # ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: the states in which a server's process may hold a client's socket.
@@ -37,7 +40,8 @@ BATCH = 100  # sockets a message to the kernel: its 100 answers take 77 kB of th
 BUFFER = 1 << 18  # bytes a recv may bring; the kernel sends 32 kB at a time at most
 
 HEADER = struct.Struct("=IHHII")  # nlmsghdr
-REQUEST_V2 = struct.Struct("=BBBBI48s")  # inet_diag_req_v2; the 48 bytes are an inet_diag_sockid
+DUMP_REQUEST = struct.Struct("=BBBB48sII")  # inet_diag_req, the first one: the only question that is about all families
+DESTROY_REQUEST = struct.Struct("=BBBBI48s")  # inet_diag_req_v2; the 48 bytes of both are an inet_diag_sockid
 OPERATION = struct.Struct("=BBH")  # inet_diag_bc_op
 NOBODY = bytes(48)
 MAPPED = bytes(10) + b"\xff\xff"
@@ -45,8 +49,8 @@ MAPPED = bytes(10) + b"\xff\xff"
 REASONS = {
     errno.EPERM: "not permitted: it takes CAP_NET_ADMIN",
     errno.EACCES: "not permitted: it takes CAP_NET_ADMIN",
-    errno.EOPNOTSUPP: "this kernel was built without CONFIG_INET_DIAG_DESTROY",
-    errno.ENOENT: "this kernel has no TCP socket listing: load the modules inet_diag and tcp_diag",
+    errno.EOPNOTSUPP: "this kernel was built without CONFIG_INET_DIAG_DESTROY, or lacks the module inet_diag",
+    errno.ENOENT: "this kernel has no TCP socket listing: load the module tcp_diag",
     errno.EPROTONOSUPPORT: "this kernel has no socket listing: load the module inet_diag",
     errno.EAFNOSUPPORT: "this kernel has no netlink, or the sandbox hides it (RestrictAddressFamilies)",
 }
@@ -62,7 +66,8 @@ def close(targets: Iterable[Target]) -> int:
         return 0
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as netlink:
-            return sum(_close(netlink, family, wanted) for family in wanted.families)
+            found = [each for each, peer in _sockets(netlink, wanted.ports) if peer in wanted]
+            return sum(_destroy(netlink, found[start : start + BATCH]) for start in range(0, len(found), BATCH))
     except OSError as error:
         code = error.errno or 0
         reason = REASONS.get(code, str(error))
@@ -82,8 +87,6 @@ class _Wanted:
             for port in target.ports:
                 self._prefixes.setdefault((network.version, port), {}).setdefault(low, set()).add(prefix)
         self.ports = sorted({port for _, port in self._prefixes})
-        ipv4 = any(version == 4 for version, _ in self._prefixes)
-        self.families = (socket.AF_INET, socket.AF_INET6) if ipv4 else (socket.AF_INET6,)
 
     def __contains__(self, peer: tuple[int, int, int]) -> bool:
         """Of the version, the local port and the remote address."""
@@ -92,29 +95,24 @@ class _Wanted:
         return any(address >> low in those for low, those in prefixes.items())
 
 
-def _close(netlink: socket.socket, family: int, wanted: _Wanted) -> int:
-    found = [identity for identity, peer in _sockets(netlink, family, wanted.ports) if peer in wanted]
-    return sum(_destroy(netlink, family, found[start : start + BATCH]) for start in range(0, len(found), BATCH))
-
-
-def _sockets(netlink: socket.socket, family: int, ports: list[int]) -> Iterator[tuple[bytes, tuple[int, int, int]]]:
-    """(sockid, (version, local port, remote address)) of each connection to one of the ports."""
+def _sockets(netlink: socket.socket, ports: list[int]) -> Iterator[tuple[tuple[int, bytes], tuple[int, int, int]]]:
+    """((family, sockid), (version, local port, remote address)) of each connection to one of the ports."""
     program = _program(ports)
-    body = REQUEST_V2.pack(family, socket.IPPROTO_TCP, 0, 0, STATES, NOBODY)
+    body = DUMP_REQUEST.pack(socket.AF_UNSPEC, 0, 0, 0, NOBODY, STATES, 0)
     body += struct.pack("=HH", len(program) + 4, BYTECODE) + program
-    netlink.send(HEADER.pack(HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, 0, 0) + body)
+    netlink.send(HEADER.pack(HEADER.size + len(body), TCPDIAG_GETSOCK, REQUEST | DUMP, 0, 0) + body)
     for kind, answer in _answers(netlink):
         if kind == DONE:
             return
-        identity = answer[4:52]  # after family, state, timer and retransmissions
+        family, identity = answer[0], answer[4:52]  # after family, state, timer and retransmissions
         port = int.from_bytes(identity[0:2], "big")
         address = identity[20:36]
         if family == socket.AF_INET:
-            yield identity, (4, port, int.from_bytes(address[:4], "big"))
+            yield (family, identity), (4, port, int.from_bytes(address[:4], "big"))
         elif address.startswith(MAPPED):
-            yield identity, (4, port, int.from_bytes(address[12:], "big"))
+            yield (family, identity), (4, port, int.from_bytes(address[12:], "big"))
         else:
-            yield identity, (6, port, int.from_bytes(address, "big"))
+            yield (family, identity), (6, port, int.from_bytes(address, "big"))
 
 
 def _program(ports: list[int]) -> bytes:
@@ -131,18 +129,18 @@ def _program(ports: list[int]) -> bytes:
     return program
 
 
-def _destroy(netlink: socket.socket, family: int, identities: list[bytes]) -> int:
-    body = HEADER.size + REQUEST_V2.size
+def _destroy(netlink: socket.socket, found: list[tuple[int, bytes]]) -> int:
+    length = HEADER.size + DESTROY_REQUEST.size
     netlink.send(
         b"".join(
-            HEADER.pack(body, SOCK_DESTROY, REQUEST | ACKNOWLEDGE, number, 0)
-            + REQUEST_V2.pack(family, socket.IPPROTO_TCP, 0, 0, STATES, identity)
-            for number, identity in enumerate(identities)
+            HEADER.pack(length, SOCK_DESTROY, REQUEST | ACKNOWLEDGE, 0, 0)
+            + DESTROY_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, STATES, identity)
+            for family, identity in found
         )
     )
     ended, refused = 0, 0
     answers = _answers(netlink, raising=False)
-    for _ in identities:
+    for _ in found:
         code = -struct.unpack_from("=i", next(answers)[1])[0]
         ended += code == 0
         if code not in (0, errno.ENOENT):  # ENOENT: it ended meanwhile
