@@ -28,7 +28,7 @@ FILTERS = Path(__file__).parent.parent / "filters"
 GAPS = [
     # A quoted local part as recipient: postfix prints it without its quotes, sendmail may repeat `reject=` from it,
     # and what stands behind it is then not trusted to decide the kind. Seen as `reject`.
-    ("(postfix|sendmail)(-.*)?", "relay, hostile recipient"),
+    ("postfix(-.*)?", "relay, hostile recipient"),
 ]
 SLACK = 30.0  # seconds: amavis finds a virus after its client has left, and a busy machine takes its time
 
