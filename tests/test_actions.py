@@ -63,6 +63,7 @@ KERNELS = [
     pytest.param(Nftables, marks=pytest.mark.root, id="Nftables"),
     pytest.param(legacy, marks=pytest.mark.root, id="Iptables"),
 ]
+FOLDER = tempfile.TemporaryDirectory()
 
 
 def command(**keywords: Any) -> Command:
@@ -70,7 +71,7 @@ def command(**keywords: Any) -> Command:
 
 
 def files(**keywords: Any) -> Files:
-    return Files(path=tempfile.mkstemp()[1], **keywords)
+    return Files(path=f"{FOLDER.name}/{os.getpid()}", **keywords)
 
 
 OTHERWISE = [pytest.param(Dryrun, id="Dryrun"), pytest.param(command, id="Command"), pytest.param(files, id="Files")]
