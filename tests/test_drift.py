@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import subprocess
@@ -18,7 +19,7 @@ from netns import Network, inside
 
 from denyspam import drift
 from denyspam.drift import Drift
-from denyspam.events import Ban, Target
+from denyspam.events import ActionError, Ban, Target
 
 pytestmark = pytest.mark.root
 PATIENCE = 30.0
@@ -228,3 +229,30 @@ def test_closing_gives_everything_back() -> None:
         each.close()
         each.close()
     assert drift.port_ids() is not None and descriptors() == before
+
+
+@inside
+def test_mending_as_fast_as_somebody_flushes(network: Network) -> None:
+    firewall = started(0)
+    ear = Drift()
+    assert ear.fileno is not None
+    given: list[Ban] = []
+    flusher = "for i in $(seq 30); do nft flush ruleset; nft add table ip x; sleep 0.05; done"
+    with subprocess.Popen(["sh", "-c", flusher]) as other:
+        repairs = 0
+        while other.poll() is None:
+            given.append(bans(len(given) + 1)[-1])
+            with contextlib.suppress(ActionError):  # the announcement of what was flushed is there already
+                firewall.ban(given[-1:], NOW)
+            while ear.read():
+                repairs += 1
+                try:
+                    firewall.start()
+                    firewall.ban(given, NOW)
+                except ActionError:
+                    select.select([ear.fileno], [], [], PATIENCE)  # flushed under our hands: announced again
+    while ear.read():
+        firewall.start()
+        firewall.ban(given, NOW)
+    assert repairs >= 10
+    assert {each.target for each in firewall.held()} == {each.target for each in given}
