@@ -23,7 +23,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
-from denyspam.events import FilterError
+from denyspam.events import CLIENT, HARMLESS, FilterError
 from denyspam.pattern import IGNORE, Pattern
 from denyspam.stamp import Stamps
 
@@ -33,6 +33,7 @@ PROGRAMS = 1000  # program names remembered per reader; a log holds some tens
 ADDRESSES = 65536  # address texts remembered: 10 MB, an attack's worth
 SAMPLES_NOW = 4102444800.0  # 2100-01-01: a filter's samples are all in the past
 NO_QUEUE = b"NOQUEUE"
+NOBODYS = frozenset((IGNORE, CLIENT, *HARMLESS))  # kinds that mean nothing without an address
 
 _HEADER = re.compile(
     rb"(?P<host>[^\s:]{1,255}) (?P<program>[0-9A-Za-z][0-9A-Za-z_./-]{0,127})(?P<pid>\[\d{1,10}\])?: "
@@ -157,6 +158,7 @@ class Reader:
                 count = min(int(tags["times"]), REPEATED)
                 body = line.removesuffix(b"]").rstrip()
         body = body[start:]
+        said: Reading | None = None
         for found in filters:
             doubt = None
             for pattern in found.patterns:
@@ -165,9 +167,12 @@ class Reader:
                 match = pattern.regex.match(body)
                 if match is not None and pattern.doubtful(body, match):
                     doubt = pattern.again  # and so it is for every pattern that ends {said} alike
+                    if said is None and pattern.kind not in NOBODYS:
+                        # Somebody did it, and wrote so that nobody can tell who: told, and held against no one.
+                        said = Reading(time, host.decode("utf-8", "replace"), found, pattern, None, None, None, count)
                 elif match is not None:
                     return self._reading(time, host.decode("utf-8", "replace"), found, pattern, match, count)
-        return None
+        return said
 
     def _reading(  # noqa: PLR0917
         self, time: float | None, host: str, found: Filter, pattern: Pattern, match: re.Match[bytes], count: int

@@ -50,8 +50,8 @@ def events(*lines: str) -> list[Event]:
     return [event for event in (*found, *join.flush()) if event.kind in OFFENCES]
 
 
-def accused(*lines: str) -> set[str | None]:
-    return {event.address for event in events(*lines)}
+def accused(*lines: str) -> set[str]:
+    return {event.address for event in events(*lines) if event.address is not None}
 
 
 @FUZZ

@@ -156,3 +156,10 @@ def test_a_name_does_not_change_the_kind(kind: str) -> None:
     relayed = f'{STAMP}sm-mta[1]: {QUEUE}: ruleset=check_rcpt, arg1=<"{kind}"@b.example>, relay=[203.0.113.7], '
     relayed += f'reject=550 5.7.1 <"{kind}"@b.example>... Relaying denied'
     assert offence(relayed, "203.0.113.7").kind == "relay"
+
+
+def test_a_line_that_may_be_of_two_clients_is_told_and_accuses_nobody() -> None:
+    fake = "x) [192.0.2.66] F=<a@b.example> rejected RCPT <c@d.example>: no"
+    line = f"2026-03-04 10:00:00 H=({fake}) [203.0.113.7] F=<q@d.example> rejected RCPT <e@f.example>: no"
+    found = offence(line, "203.0.113.7")
+    assert (found.kind, found.address, found.queue_id) == ("reject", None, None)
