@@ -211,6 +211,10 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
         f"holding {show.count(status['active'], 'ban')} ({status['pending']} not yet in the kernel); since the start "
         f"{status['bans']} decided, {status['releases']} ended, {status['late']} were over already"
     )
+    firewall = status["firewall"]
+    if firewall["refused"] is not None:
+        ended, repairs = show.count(firewall["ended"], "open session"), show.count(firewall["repairs"], "ban")
+        yield f"firewall: {show.count(firewall['refused'], 'packet')} refused, {ended} ended, {repairs} put back"
     yield f"{status['tracked']} addresses counted, {status['unresolved']} offences wait for their client's address"
     for kind, filters in status["events"].items():
         yield f"{kind}: " + ", ".join(f"{count} by {name}" for name, count in filters.items())

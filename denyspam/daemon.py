@@ -32,6 +32,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from denyspam import show
 from denyspam.control import Server
 from denyspam.copies import Copies
+from denyspam.drift import Drift
 from denyspam.enforce import Enforcer
 from denyspam.events import ActionError, Ban, Event, Finding, Held, Network, SettingsError, Target
 from denyspam.filter import Filter
@@ -183,7 +184,15 @@ class Daemon:
         self.logs = {
             each.path: _Log(each, self.filters[each.path], saved.get(each.path), self.started) for each in settings.logs
         }
-        self.enforcer = Enforcer(load_action(settings), time.time, self._confirmed, self._restore, self._broke)
+        self.enforcer = Enforcer(
+            load_action(settings),
+            time.time,
+            self._confirmed,
+            self._mended,
+            self._broke,
+            end_sessions=settings.end_sessions and settings.mode == "enforce",
+        )
+        self.repairs = 0  # bans that somebody else had taken out of the kernel
 
     # --- one run --------------------------------------------------------------------------------------------------
 
@@ -192,6 +201,7 @@ class Daemon:
         settings = self.settings
         # A bug must end the process, for the supervisor to start a sound one: wherever the loop would only log it.
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self._broke(context.get("exception")))
+        drift = self._ear()  # before the first look at the kernel, so that no change falls in between
         held = await self.enforcer.start()
         control = Server(settings.socket, settings.group, self._asked)
         scheduler = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
@@ -212,8 +222,10 @@ class Daemon:
             if self._done.done():
                 return await self._done
             self._reconcile(held)
+            if drift is not None and drift.fileno is not None:
+                asyncio.get_running_loop().add_reader(drift.fileno, self._heard, drift)
             # A coroutine: apscheduler runs plain functions in threads of its own.
-            self._upkeep = scheduler.add_job(self._minutely, "interval", minutes=1)
+            self._upkeep = scheduler.add_job(self._minutely, "interval", minutes=1, args=(drift,))
             scheduler.add_listener(lambda event: self._broke(event.exception), EVENT_JOB_ERROR)
             scheduler.start()
             self.ready = True
@@ -222,21 +234,31 @@ class Daemon:
             log.info("ready: holding %s, reading %s, action %s", bans, logs, self._action_name())
             return await self._done
         finally:
-            self.ready = False
-            if self._ticker is not None:
-                self._ticker.cancel()
-            if scheduler.running:
-                scheduler.shutdown(wait=False)
-            if watch is not None:
-                watch.close()
-            if self._timer is not None:
-                self._timer.cancel()
-            await control.stop()
-            self._save()
-            for each in self.logs.values():
-                each.tail.close()
-            await self.enforcer.stop(keep=True)
-            self._commit()
+            await self._leave(control, scheduler, watch, drift)
+
+    async def _leave(
+        self, control: Server, scheduler: AsyncIOScheduler, watch: Watch | None, drift: Drift | None
+    ) -> None:
+        """Let go of everything, in the opposite order; the bans stay in the kernel."""
+        self.ready = False
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if scheduler.running:
+            scheduler.shutdown(wait=False)
+        if watch is not None:
+            watch.close()
+        if drift is not None:
+            if drift.fileno is not None:
+                asyncio.get_running_loop().remove_reader(drift.fileno)
+            drift.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        await control.stop()
+        self._save()
+        for each in self.logs.values():
+            each.tail.close()
+        await self.enforcer.stop(keep=True)
+        self._commit()
 
     def stop(self, why: str = "stop") -> None:
         if not self._done.done():
@@ -316,6 +338,32 @@ class Daemon:
         self._confirm(set(self.judge.active) - self._pending)
         if lacking:
             log.info("restoring %s", show.count(len(lacking), "ban"))
+
+    def _mended(self, held: Sequence[Held]) -> None:
+        """Our part of the firewall was made anew or looked at: what it holds must be what we hold."""
+        before = len(self._pending)
+        self._restore(held)
+        missing = len(self._pending) - before
+        ours = {*self.judge.active, *self.enforcer.ordered}
+        unknown = [one.target for one in held if one.target not in ours]
+        self.enforcer.release(unknown)
+        if missing or unknown:
+            self.repairs += missing
+            lost, strange = show.count(missing, "ban"), show.count(len(unknown), "element")
+            log.warning("somebody else changed our part of the firewall: %s were gone, %s not ours", lost, strange)
+
+    def _ear(self) -> Drift | None:
+        """Where the kernel tells of changes of its rules: of nftables only, and only where we have some."""
+        if self.settings.mode != "enforce" or self.settings.action != "nftables":
+            return None
+        drift = Drift()
+        if drift.fileno is None:
+            log.info("changes of the firewall by others are looked for every minute: %s", drift.reason)
+        return drift
+
+    def _heard(self, drift: Drift) -> None:
+        if drift.read():
+            self.enforcer.look()
 
     async def _catch_up(self) -> None:
         """Read and decide up to the ends of the logs as they are now."""
@@ -479,6 +527,7 @@ class Daemon:
         # Not a job of apscheduler, which goes by the wall clock: set back by an hour, it would sleep for one.
         self._ticker = asyncio.get_running_loop().call_later(1.0, self._tick, watch)
         watch.poll()
+        self.enforcer.tend()
         if any(each.moved for each in self.logs.values()) or self.ledger.waiting:
             self._save()
         skew = time.time() - time.monotonic()
@@ -489,7 +538,10 @@ class Daemon:
             self._upkeep.reschedule("interval", minutes=1)
         self._skew = skew
 
-    async def _minutely(self) -> None:
+    async def _minutely(self, drift: Drift | None) -> None:
+        unheard = drift is not None and drift.fileno is None and drift.read()
+        if unheard or (self.settings.mode == "enforce" and self.settings.action == "iptables"):
+            self.enforcer.look()
         own = own_addresses()
         if own != self._own:
             self._own = own
@@ -527,7 +579,7 @@ class Daemon:
         """The answer to one request: {"ok": …} or {"error": sentence, "code": exit code}."""
         command = request.get("command")
         if command == "status":
-            return {"ok": self._status()}
+            return {"ok": await self._status()}
         if not self.ready:
             return {"error": "denyspam is starting: it is still reading its logs", "code": 69}
         verbs: dict[Any, Callable[[dict[str, Any], str], Any]] = {
@@ -544,7 +596,11 @@ class Daemon:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             return {"error": f"{str(error)[:300]}", "code": 2}
 
-    def _status(self) -> dict[str, Any]:
+    async def _status(self) -> dict[str, Any]:
+        try:
+            refused = await self.enforcer.refused() if self.ready else None
+        except ActionError:
+            refused = None
         logs = {
             path: {
                 "present": each.tail.present,
@@ -579,7 +635,13 @@ class Daemon:
             "events": events,
             "logs": logs,
             "ledger": {"path": self.ledger.path, "fault": self._ledger_fault(), "waiting": self.ledger.waiting},
-            "firewall": {"fault": self.enforcer.fault, "waiting": self.enforcer.waiting},
+            "firewall": {
+                "fault": self.enforcer.fault,
+                "waiting": self.enforcer.waiting,
+                "refused": refused,
+                "repairs": self.repairs,
+                "ended": self.enforcer.ended,
+            },
         }
 
     def _ledger_fault(self) -> str | None:
@@ -612,7 +674,8 @@ class Daemon:
         rows = self.ledger.history(sorted(names))
         open_row = next((row for row in rows if row.ended is None), rows[0] if rows else None)
         try:
-            kernel: bool | None = any(_covers(one.target.network, network) for one in await self.enforcer.held())
+            targets = [ban.target for ban in covering] or [Target(wide or network, self.settings.ports)]
+            kernel: bool | None = await self.enforcer.holds(targets)
         except ActionError:
             kernel = None
         counts = self.judge.counts(str(network.network_address), time.time()) if _single(network) else []
@@ -721,10 +784,6 @@ def _network(text: Any) -> Network:
 
 def _single(network: Network) -> bool:
     return network.prefixlen == network.max_prefixlen
-
-
-def _covers(wide: Network, narrow: Network) -> bool:
-    return wide.version == narrow.version and narrow.subnet_of(wide)  # type: ignore[arg-type]
 
 
 def _plain(evidence: Any) -> dict[str, Any]:

@@ -11,24 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from denyspam import sessions
 from denyspam.events import ActionError, Ban, Held, Target
 from denyspam.plugins import Action
 
 log = logging.getLogger("denyspam")
 T = TypeVar("T")
 LONGEST_WAIT = 30.0  # seconds between two tries
+BETWEEN = 0.25  # seconds between two looks
 
 
 class Enforcer:
     """One action and its thread.
 
-    On the loop, `confirmed` is called with the bans that the firewall took, `mended` with what start() found held when
-    it was called again after a refusal (what is missing there must be ordered anew), `broke` with an error that is a
-    bug.
+    On the loop, `confirmed` is called with the bans that the firewall took, `mended` with what is held after start()
+    was called again (what is missing there must be ordered anew), `broke` with an error that is a bug.
     """
 
     def __init__(
@@ -38,8 +39,11 @@ class Enforcer:
         confirmed: Callable[[Sequence[Ban]], None],
         mended: Callable[[Sequence[Held]], None],
         broke: Callable[[BaseException], None],
+        *,
+        end_sessions: bool = False,
     ) -> None:
         self.fault: str | None = None
+        self.ended = 0  # sessions
         self._action = action
         self._clock = clock
         self._confirmed = confirmed
@@ -51,6 +55,11 @@ class Enforcer:
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self._wait = 1.0
+        self._tending: asyncio.Task[None] | None = None
+        self._suspect = False
+        self._looked = (-LONGEST_WAIT, 0.0)  # when the last look began, and how long it took
+        self._ending: set[Target] | None = set() if end_sessions else None  # None: it is not wanted or cannot be done
+        self._enders = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sessions")
 
     async def start(self) -> list[Held]:
         """What the kernel already holds. Raises ActionError."""
@@ -61,6 +70,47 @@ class Enforcer:
     async def held(self) -> list[Held]:
         """What the kernel holds now. Raises ActionError."""
         return list(await self._call(self._action.held))
+
+    async def holds(self, targets: Iterable[Target]) -> bool:
+        """Whether the kernel holds any of these now. Raises ActionError."""
+        holds = getattr(self._action, "holds", None)
+        if holds is None:
+            held = {one.target for one in await self.held()}
+            return any(target in held for target in targets)
+        return await self._call(lambda: any(holds(target) for target in targets))
+
+    async def refused(self) -> int | None:
+        """Packets that the firewall refused so far; None where the action does not count. Raises ActionError."""
+        counters = getattr(self._action, "counters", None)
+        if counters is None:
+            return None
+        return sum(int(one.packets) for one in await self._call(counters))
+
+    def look(self) -> None:
+        """Somebody else may have changed our part of the firewall: mend it."""
+        if self._suspect:
+            return
+        self._suspect = True
+        loop = asyncio.get_running_loop()
+        began, took = self._looked
+        loop.call_at(max(loop.time(), began + max(BETWEEN, 2 * took)), self._wake.set)
+
+    def tend(self) -> None:
+        """The action's own upkeep, where it has any; called every second."""
+        tend = getattr(self._action, "tend", None)
+        if tend is not None and (self._tending is None or self._tending.done()):
+            self._tending = asyncio.get_running_loop().create_task(self._tend(tend))
+
+    async def _tend(self, tend: Callable[[float], None]) -> None:
+        try:
+            await self._call(lambda: tend(self._clock()))
+        except ActionError as error:
+            self._refused(error)
+
+    @property
+    def ordered(self) -> Collection[Target]:
+        """What the firewall has been told and has not taken yet."""
+        return self._orders.keys()
 
     def ban(self, bans: Iterable[Ban]) -> None:
         self._orders.update((ban.target, ban) for ban in bans)
@@ -95,6 +145,7 @@ class Enforcer:
         except ActionError as error:
             log.error("the firewall: %s", error)
         self._thread.shutdown()
+        self._enders.shutdown()
 
     _idle = True  # no batch is with the thread
 
@@ -112,22 +163,28 @@ class Enforcer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if not self._orders:
+            if not self._orders and not self._suspect:
                 continue
             orders, self._orders = self._orders, {}
+            afresh, self._suspect = self._suspect or self.fault is not None, False
             self._idle = False
+            began = asyncio.get_running_loop().time()
             try:
-                held = await self._call(lambda: self._carry(orders))  # noqa: B023 - awaited before the next turn
+                held = await self._call(lambda: self._carry(orders, afresh))  # noqa: B023 - awaited before the next turn
             except ActionError as error:
                 self._orders = {**orders, **self._orders}
+                self._suspect = self._suspect or afresh
                 self._refused(error)
             else:
                 if self.fault is not None:
                     log.warning("the firewall takes bans again")
                 self.fault, self._wait = None, 1.0
-                self._confirmed([ban for ban in orders.values() if ban is not None])
+                bans = [ban for ban in orders.values() if ban is not None]
+                self._confirmed(bans)
                 if held is not None:
+                    self._looked = began, asyncio.get_running_loop().time() - began
                     self._mended(held)
+                self._end_sessions(bans)
             self._idle = True
             if not self._orders or self.fault is not None:
                 self._answer()
@@ -138,16 +195,43 @@ class Enforcer:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _carry(self, orders: dict[Target, Ban | None]) -> list[Held] | None:
-        """In the action's thread. What was held before, where the action had to be started again."""
-        held = None if self.fault is None else list(self._action.start())
+    def _carry(self, orders: dict[Target, Ban | None], afresh: bool) -> list[Held] | None:
+        """In the action's thread. What is held then, where the action had to be started again."""
+        held = {one.target: one for one in self._action.start()} if afresh else None
         released = [target for target, ban in orders.items() if ban is None]
         if released:
             self._action.release(released)
         bans = [ban for ban in orders.values() if ban is not None]
+        now = self._clock()
         if bans:
-            self._action.ban(bans, self._clock())
-        return held
+            self._action.ban(bans, now)
+        if held is None:
+            return None
+        for target in released:
+            held.pop(target, None)
+        held.update((ban.target, Held(ban.target, ban.until - now)) for ban in bans)
+        return list(held.values())
+
+    def _end_sessions(self, bans: Sequence[Ban]) -> None:
+        """The banned clients' open sessions; those of bans that come while some are being ended follow together."""
+        if self._ending is None or not bans:
+            return
+        idle = not self._ending
+        self._ending.update(ban.target for ban in bans)
+        if idle:
+            asyncio.get_running_loop().create_task(self._ender())
+
+    async def _ender(self) -> None:
+        while self._ending:
+            targets = list(self._ending)
+            try:
+                self.ended += await asyncio.get_running_loop().run_in_executor(self._enders, sessions.close, targets)
+            except ActionError as error:
+                if error.permanent:
+                    log.warning("%s; bans refuse new ones all the same", error)
+                    self._ending = None
+                    return
+            self._ending.difference_update(targets)
 
     def _refused(self, error: ActionError) -> None:
         if str(error) != self.fault:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol
+from typing import Any, Protocol
 
 from denyspam.events import ActionError, Ban, FilterError, Held, SettingsError, Target
 from denyspam.filter import Filter
@@ -23,7 +23,11 @@ LARGEST = 1_000_000  # bytes of a filter file; the shipped ones have some tens o
 
 
 class Action(Protocol):
-    """What carries bans out. All verbs are called from one thread; each raises ActionError."""
+    """What carries bans out. All verbs are called from one thread; each raises ActionError.
+
+    It is made with the keywords `ports`, `ipv6_prefix`, `verdict` and `hooks`. It may also have
+    `holds(target) -> bool`, `counters()` with the packets refused, and `tend(now)`, which is called every second.
+    """
 
     def start(self) -> Sequence[Held]: ...
     def ban(self, bans: Sequence[Ban], now: float) -> None: ...
@@ -145,9 +149,17 @@ def load_action(settings: Settings) -> Action:
     if name not in points:
         known = ", ".join(sorted(points))
         raise SettingsError(f"there is no action {name[:100]!r}; write one of {known}", settings.file, line)
+    own: dict[str, dict[str, Any]] = {
+        "command": {"command": settings.command},
+        "files": {"path": settings.list, "format": settings.format},
+    }
     try:
         action: Action = points[name].load()(
-            ports=settings.ports, ipv6_prefix=settings.ipv6_prefix, verdict=settings.verdict
+            ports=settings.ports,
+            ipv6_prefix=settings.ipv6_prefix,
+            verdict=settings.verdict,
+            hooks=settings.hooks,
+            **own.get(name, {}),
         )
     except (ValueError, ActionError) as error:
         raise SettingsError(f"the action {name!r} cannot be used: {error}", settings.file, line) from None

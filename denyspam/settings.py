@@ -8,6 +8,7 @@ Every error names the file and the line and says what to write instead; it quote
 from __future__ import annotations
 
 import re
+import shlex
 import zoneinfo
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,11 @@ class Settings:
     ports: tuple[int, ...] = (25,)
     force: bool = False  # allow 587 among the ports
     verdict: str = "tcp reset"  # what a banned client meets: tcp reset, reject (ICMP) or drop
+    hooks: tuple[str, ...] = ("input",)  # where packets are refused: input, forward, output, prerouting
+    end_sessions: bool = True  # end a banned client's open sessions to the banned ports
+    command: tuple[str, ...] = ()  # for `action = command`: the program and its arguments
+    list: str = ""  # for `action = files`: the file to write
+    format: str = "postfix"  # and its format: hosts, postfix, rbldnsd or nftables
     allow: tuple[Network, ...] = ()
     ipv6_prefix: int = 64
     capacity: int = 1_000_000  # addresses counted at once
@@ -233,6 +239,25 @@ def _ports(value: _Value) -> tuple[int, ...]:
     return tuple(sorted({_number(1, 65_535)(replace(value, text=word)) for word in words}))
 
 
+def _hooks(value: _Value) -> tuple[str, ...]:
+    words = _words(value)
+    for word in words:
+        _choice("input", "forward", "output", "prerouting")(replace(value, text=word))
+    if not words or len(set(words)) < len(words):
+        raise value.wrong("write each hook once, such as `hooks = input, forward`")
+    return tuple(words)
+
+
+def _command(value: _Value) -> tuple[str, ...]:
+    try:
+        words = shlex.split(value.text)
+    except ValueError as error:
+        raise value.wrong(f"{quote(value.text)}: {str(error).lower()}") from None
+    if not words or not words[0].startswith("/"):
+        raise value.wrong("write the program's whole path and its arguments, such as /usr/local/bin/ban --fast")
+    return tuple(words)
+
+
 def _networks(value: _Value) -> tuple[Network, ...]:
     networks: list[Network] = []
     for word in _words(value):
@@ -285,6 +310,11 @@ DAEMON: dict[str, Callable[[_Value], Any]] = {
     "mode": _choice("enforce", "watch"),
     "ports": _ports,
     "force": _yes,
+    "hooks": _hooks,
+    "end_sessions": _yes,
+    "command": _command,
+    "list": _path,
+    "format": _choice("hosts", "postfix", "rbldnsd", "nftables"),
     "verdict": _choice("tcp reset", "reject", "drop"),
     "allow": _networks,
     "ipv6_prefix": _number(32, 128),
