@@ -17,11 +17,12 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from denyspam.events import HARMLESS, Event
-from denyspam.filter import canonical
+from denyspam.filter import Filter, canonical
 from denyspam.join import Join
 from denyspam.plugins import Filters
 from denyspam.scan import Scanner
@@ -33,9 +34,14 @@ NOW = 1_800_000_000.0
 KINDS = {"auth_fail": "auth", "relay": "relay", "virus": "virus", "spam": "spam", "protocol": "protocol"}
 
 
+@cache
+def shipped() -> list[Filter]:
+    return Filters("/nonexistent/denyspam.conf").named([])
+
+
 def events(lines: Iterable[bytes], file: str) -> dict[int, list[Event]]:
     """Line number -> the events of a log."""
-    scanner = Scanner(Filters("/nonexistent/denyspam.conf").named([]), file, Stamps(timezone.utc))
+    scanner = Scanner(shipped(), file, Stamps(timezone.utc))
     join = Join()
     data = b"".join(line.replace(b"\n", b" ") + b"\n" for line in lines)
     found = [event for one in scanner.feed(data, 0, 1, NOW) for event in join.feed(one, one.offset)]

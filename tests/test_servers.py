@@ -34,6 +34,8 @@ CONFIGURATION = """\
 state  = {state}
 socket = {state}/socket
 action = nftables
+# Each act is checked against what its client was told: the session of the last one must not be ended before that.
+end_sessions = no
 [log {log}]
 filters = auto
 timezone = UTC
