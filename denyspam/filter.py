@@ -49,7 +49,7 @@ _TAGS = re.compile(
     rb"(?P<repeated>message repeated (?P<times>\d{1,9}) times: \[ ?)?"
     rb"(?:\[1[\\/]\d{1,5}\] )?"
     rb"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})? (?:[+-]\d{4} )?)?"
-    rb"(?:\[\d{1,10}\] )?"
+    rb"(?:\[(?:\d{1,10}|[a-z]{2,16})\] )?"  # exim's pid; collectors put the program's name there
 )
 
 

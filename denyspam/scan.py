@@ -9,7 +9,8 @@ This engine is the reference for any faster one behind the same class.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 
 from denyspam.events import Finding
 from denyspam.filter import Filter, Reader
@@ -19,7 +20,8 @@ from denyspam.stamp import Stamps
 SHORTEST = 5  # bytes; a shorter needle finds every line
 
 
-def needles(filters: Iterable[Filter]) -> tuple[bytes, ...]:
+@lru_cache(maxsize=64)  # choosing takes some 50 ms for all shipped filters, and a daemon has many logs
+def needles(filters: tuple[Filter, ...]) -> tuple[bytes, ...]:
     """Few byte strings of which at least one stands in every line that some pattern could take.
 
     Greedy cover: of all words of all literals the one that serves most patterns, the longer where equal, and again.
@@ -49,7 +51,7 @@ class Scanner:
     def __init__(self, filters: Sequence[Filter], file: str, stamps: Stamps) -> None:
         self._file = file
         self._reader = Reader(filters, stamps)
-        self._needles = needles(filters)
+        self._needles = needles(tuple(filters))
 
     @property
     def bad_address(self) -> int:

@@ -52,7 +52,7 @@ def test_what_cannot_be_a_hit_is_counted() -> None:
 
 def test_every_sample_holds_a_needle() -> None:
     for found in FILTERS:
-        few = needles([found])
+        few = needles((found,))
         assert len(few) < 30, found.name
         for sample in found.samples:
             if sample.kind is not None:
