@@ -118,13 +118,14 @@ def _run(asked: argparse.Namespace) -> int:
     import logging
 
     from denyspam import daemon
+    from denyspam.logfile import Unavailable
 
     stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "  # the journal has a clock of its own
     logging.basicConfig(level=logging.INFO, format=f"{stamp}denyspam[{os.getpid()}]: %(message)s", stream=sys.stderr)
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     try:
         daemon.run(asked.conf or CONF)
-    except daemon.Unavailable as error:
+    except Unavailable as error:
         raise Failed(str(error), error.code) from error
     except ActionError as error:
         raise Failed(str(error), FORBIDDEN if "not permitted" in str(error) else UNAVAILABLE) from error
@@ -363,10 +364,11 @@ def _flush(asked: argparse.Namespace) -> int:
         raise Failed(str(error), FORBIDDEN) from error
     except control.Unreachable:
         from denyspam import daemon
+        from denyspam.logfile import Unavailable
 
         try:
             count = daemon.flush(settings)
-        except daemon.Unavailable as error:
+        except Unavailable as error:
             raise Failed(str(error), error.code) from error
         except ActionError as error:
             raise Failed(str(error), FORBIDDEN if "not permitted" in str(error) else UNAVAILABLE) from error

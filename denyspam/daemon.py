@@ -20,31 +20,28 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import ip_network
-from typing import Any
 
 from apscheduler.events import EVENT_JOB_ERROR
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from denyspam import show
+from denyspam.answers import MANUAL, Answers
 from denyspam.control import Server
 from denyspam.copies import Copies
 from denyspam.drift import Drift
 from denyspam.enforce import Enforcer
-from denyspam.events import ActionError, Ban, Event, Finding, Held, Network, SettingsError, Target
+from denyspam.events import Ban, Event, Finding, Held, SettingsError, Target
 from denyspam.filter import Filter
-from denyspam.host import own_addresses, zone
+from denyspam.host import own_addresses
 from denyspam.join import HOUR, Join
-from denyspam.ledger import MEMORY, Ledger, Row, damaged
+from denyspam.ledger import MEMORY, Ledger, damaged
+from denyspam.logfile import LogFile, Unavailable, open_tail
 from denyspam.plugins import load, load_action
 from denyspam.policy import Judge
-from denyspam.scan import Scanner
-from denyspam.settings import LogSettings, Settings
-from denyspam.stamp import Stamps
-from denyspam.tail import Block, Position, Tail
+from denyspam.settings import Settings
 from denyspam.watch import Watch
 
 log = logging.getLogger("denyspam")
@@ -53,18 +50,7 @@ SLICE = 0.02  # seconds of reading before the loop may do something else, such a
 PIECE = 65_536  # bytes of a log read at once: some 10 ms of a hostile log
 DRIFT = 2.0  # seconds the kernel's time left may differ from ours before it is set anew
 RETRY = 0.9  # seconds between two tries to write a ledger that fails: below a tick, so that each one tries
-MANUAL = 3600.0  # seconds a ban by hand lasts unless said otherwise
-LONGEST = 10 * 365 * 86_400.0  # seconds a ban by hand may last
-WIDEST = {4: 8, 6: 19}  # the shortest prefixes that may be banned by hand
 Loaded = tuple[Settings, dict[str, list[Filter]]]
-
-
-class Unavailable(Exception):
-    """The daemon cannot start: another one runs, or a file or folder cannot be used. `code` is the exit code."""
-
-    def __init__(self, message: str, code: int = 69) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,75 +60,6 @@ class _Open:
     row: int
     since: float
     until: float
-
-
-def _tail(path: str, position: Position | None, note: Callable[[str], None]) -> Tail:
-    try:
-        return Tail(path, position, from_start=False, note=note)
-    except PermissionError as error:
-        raise Unavailable(f"not permitted to read the log {path}", 77) from error
-    except OSError as error:
-        raise Unavailable(f"the log {path} cannot be read: {error.strerror}", 78) from error
-
-
-class _Log:
-    """One configured log: its tail and its scanner."""
-
-    def __init__(self, settings: LogSettings, filters: Sequence[Filter], saved: tuple[str, float] | None, now: float):
-        self.path = settings.path
-        self._arrival = settings.stamp == "none"
-        self._stamps = Stamps(zone(settings.timezone), arrival=self._arrival)
-        self.scanner = Scanner(filters, self.path, self._stamps)
-        position = None
-        self.clock = now  # the newest stamp up to where the log was read
-        if saved is not None:
-            try:
-                position = Position.parse(saved[0])
-                self.clock = saved[1]
-            except ValueError as error:
-                log.error("%s: its saved position is unreadable, going on at its end: %s", self.path, error)
-        self._said = ""
-        self.tail = _tail(self.path, position, self.say)
-        self._fed = 0  # bytes of the stream, over all rotations, since the re-reading began
-        self.events = 0
-        self.live = False  # caught up with what stood in the log at the start
-        self.moved = True  # since the position was last written; where a first start begins must not be lost either
-
-    def say(self, text: str) -> None:
-        """What an admin should know of this log, once."""
-        if text != self._said:
-            self._said = text
-            log.warning("%s", text)
-
-    def findings(self, block: Block, now: float) -> list[tuple[Finding, int]]:
-        """What a block says, each with its place in the log as one endless stream."""
-        found = self.scanner.feed(block.data, block.offset, block.number, now)
-        if self._arrival and not self.live:  # a backlog without stamps must not look like one burst
-            found = [replace(one, time=None) for one in found]
-        base, self._fed = self._fed - block.offset, self._fed + len(block.data)
-        last = self._stamps.read(block.data[block.data.rfind(b"\n", 0, -1) + 1 : -1], now)[0]
-        if last is not None:
-            self.clock = last
-        self.moved = True
-        return [(one, base + one.offset) for one in found]
-
-    def history(self, since: float, now: float) -> Iterator[tuple[float, Finding | None, int]]:
-        """(time, finding, place) of what stands before the position and is not older than `since`.
-
-        After each block once without a finding: dull lines take time too.
-        """
-        if self._arrival:  # nobody knows any more when those lines came: counts start anew
-            return
-        clock, saved = 0.0, self.clock
-        try:
-            for block in self.tail.history(lambda line: (self._stamps.read(line, now)[0] or now) < since):
-                for finding, place in self.findings(block, now):
-                    clock = max(clock, finding.time or 0.0)
-                    yield clock, finding, place
-                yield clock, None, 0
-        except GeneratorExit:  # stopped half way: the position is still where it was
-            self.clock = saved
-            raise
 
 
 class Daemon:
@@ -160,7 +77,7 @@ class Daemon:
         self.bans = 0
         self.releases = 0
         self._rows: dict[Target, _Open] = {}
-        self._pending: set[Target] = set()  # of those, the ones that the firewall has not taken yet
+        self.pending: set[Target] = set()  # of those, the ones that the firewall has not taken yet
         self._said_fault = False
         self._retry = 0.0  # when a ledger that failed is written again, by time.monotonic()
         self._done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -182,7 +99,8 @@ class Daemon:
         self.join = Join()
         saved = ledger.positions()
         self.logs = {
-            each.path: _Log(each, self.filters[each.path], saved.get(each.path), self.started) for each in settings.logs
+            each.path: LogFile(each, self.filters[each.path], saved.get(each.path), self.started)
+            for each in settings.logs
         }
         self.enforcer = Enforcer(
             load_action(settings),
@@ -203,7 +121,7 @@ class Daemon:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self._broke(context.get("exception")))
         drift = self._ear()  # before the first look at the kernel, so that no change falls in between
         held = await self.enforcer.start()
-        control = Server(settings.socket, settings.group, self._asked)
+        control = Server(settings.socket, settings.group, Answers(self).answer)
         scheduler = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
         watch: Watch | None = None
         try:
@@ -300,7 +218,7 @@ class Daemon:
     def _release_spared(self, why: str) -> None:
         spared = {target: ban for target, ban in self.judge.active.items() if self.judge.spared(target.network)}
         if spared:
-            self._end(spared, "denyspam", why)
+            self.end(spared, "denyspam", why)
 
     def _oldest(self) -> float:
         """The stamp from which the logs are read again."""
@@ -333,17 +251,17 @@ class Daemon:
             there = left.get(target, -1.0)
             if there is not None and abs(there - (ban.until - now)) > DRIFT:
                 lacking.append(ban)
-        self._pending.update(ban.target for ban in lacking)
+        self.pending.update(ban.target for ban in lacking)
         self.enforcer.ban(lacking)
-        self._confirm(set(self.judge.active) - self._pending)
+        self._confirm(set(self.judge.active) - self.pending)
         if lacking:
             log.info("restoring %s", show.count(len(lacking), "ban"))
 
     def _mended(self, held: Sequence[Held]) -> None:
         """Our part of the firewall was made anew or looked at: what it holds must be what we hold."""
-        before = len(self._pending)
+        before = len(self.pending)
         self._restore(held)
-        missing = len(self._pending) - before
+        missing = len(self.pending) - before
         ours = {*self.judge.active, *self.enforcer.ordered}
         unknown = [one.target for one in held if one.target not in ours]
         self.enforcer.release(unknown)
@@ -421,7 +339,7 @@ class Daemon:
                     for event in self._joined(finding, place):
                         bans += self._decide(event)
             if bans:
-                self._decided(bans, now)
+                self.decided(bans, now)
             if not each.tail.behind or time.monotonic() > pause:
                 break
         if each.tail.behind and self.ready:
@@ -439,7 +357,7 @@ class Daemon:
         self.logs[event.file].events += 1
         return self.judge.decide(event)
 
-    def _decided(self, bans: Sequence[Ban], now: float) -> None:
+    def decided(self, bans: Sequence[Ban], now: float) -> None:
         """Write down what was decided, with the positions, then tell the firewall."""
         fresh = []
         for ban in bans:
@@ -460,7 +378,7 @@ class Daemon:
                 self._say(ban, " (over already)")
                 continue
             self._rows[ban.target] = _Open(self.ledger.decide(ban), ban.since, ban.until)
-            self._pending.add(ban.target)
+            self.pending.add(ban.target)
             fresh.append(ban)
             self._say(ban)
         self.bans += len(bans)
@@ -482,7 +400,7 @@ class Daemon:
         self._confirm({ban.target for ban in bans})
 
     def _confirm(self, targets: set[Target]) -> None:
-        self._pending -= targets
+        self.pending -= targets
         for target in targets:
             if target in self._rows:
                 self.ledger.confirm(self._rows[target].row)
@@ -493,10 +411,22 @@ class Daemon:
     def _close(self, target: Target, state: str, now: float, note: str = "") -> _Open | None:
         """End the target's open row, where it has one."""
         row = self._rows.pop(target, None)
-        self._pending.discard(target)
+        self.pending.discard(target)
         if row is not None:
             self.ledger.end(row.row, state, now, note)
         return row
+
+    def end(self, bans: dict[Target, Ban], user: str, note: str) -> None:
+        """Release these by hand."""
+        now = time.time()
+        for target, ban in list(bans.items()):
+            self.judge.release(target, now)
+            self._close(target, "released", now, f"by {user}: {note}" if note else f"by {user}")
+            self.releases += 1
+            log.info("released %s after %s: by %s", target, show.duration(now - ban.since), user)
+        self.enforcer.release(bans)
+        self._commit()
+        self._arm()
 
     def _expire(self) -> None:
         """The bans that are over; the kernel has ended them by itself."""
@@ -573,238 +503,6 @@ class Daemon:
     def _action_name(self) -> str:
         return "dryrun (mode = watch)" if self.settings.mode == "watch" else self.settings.action
 
-    # --- what the commands ask ------------------------------------------------------------------------------------
-
-    async def _asked(self, request: dict[str, Any], user: str) -> dict[str, Any]:
-        """The answer to one request: {"ok": …} or {"error": sentence, "code": exit code}."""
-        command = request.get("command")
-        if command == "status":
-            return {"ok": await self._status()}
-        if not self.ready:
-            return {"error": "denyspam is starting: it is still reading its logs", "code": 69}
-        verbs: dict[Any, Callable[[dict[str, Any], str], Any]] = {
-            "list": self._list,
-            "why": self._why,
-            "ban": self._ban,
-            "release": self._release,
-            "flush": self._flush,
-        }
-        if not isinstance(command, str) or command not in verbs:
-            return {"error": f"unknown command {str(command)[:100]!r}", "code": 2}
-        try:
-            return {"ok": await verbs[command](request, user)}
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            return {"error": f"{str(error)[:300]}", "code": 2}
-
-    async def _status(self) -> dict[str, Any]:
-        try:
-            refused = await self.enforcer.refused() if self.ready else None
-        except ActionError:
-            refused = None
-        logs = {
-            path: {
-                "present": each.tail.present,
-                "behind": each.tail.behind,
-                "position": marks[-1].offset if (marks := each.tail.position().marks) else 0,
-                "size": _size(path),
-                "clock": each.clock,
-                "events": each.events,
-                "overlong": each.tail.overlong,
-                "bad_address": each.scanner.bad_address,
-                "bad_time": each.scanner.bad_time,
-                "lost": each.tail.lost,
-            }
-            for path, each in self.logs.items()
-        }
-        events: dict[str, dict[str, int]] = {}
-        for (kind, name), count in sorted(self.counts.items()):
-            events.setdefault(kind, {})[name] = count
-        return {
-            "ready": self.ready,
-            "pid": os.getpid(),
-            "started": self.started,
-            "mode": self.settings.mode,
-            "action": self.settings.action,
-            "active": len(self.judge.active),
-            "pending": len(self._pending),
-            "bans": self.bans,
-            "late": self.late,
-            "releases": self.releases,
-            "tracked": self.judge.tracked,
-            "unresolved": self.join.waiting,
-            "events": events,
-            "logs": logs,
-            "ledger": {"path": self.ledger.path, "fault": self._ledger_fault(), "waiting": self.ledger.waiting},
-            "firewall": {
-                "fault": self.enforcer.fault,
-                "waiting": self.enforcer.waiting,
-                "refused": refused,
-                "repairs": self.repairs,
-                "ended": self.enforcer.ended,
-            },
-        }
-
-    def _ledger_fault(self) -> str | None:
-        return (
-            "it could not be opened; bans are remembered in memory only"
-            if self.ledger.path == MEMORY
-            else self.ledger.fault
-        )
-
-    def _row(self, ban: Ban) -> dict[str, Any]:
-        return {
-            "address": str(ban.target),
-            "rule": ban.rule,
-            "since": ban.since,
-            "until": ban.until,
-            "hits": ban.hits,
-            "note": ban.note,
-            "ports": list(ban.target.ports),
-            "state": "pending" if ban.target in self._pending else "active",
-        }
-
-    async def _list(self, request: dict[str, Any], user: str) -> list[dict[str, Any]]:
-        return [self._row(ban) for ban in sorted(self.judge.active.values(), key=lambda ban: (ban.since, ban.until))]
-
-    async def _why(self, request: dict[str, Any], user: str) -> dict[str, Any]:
-        network = _network(request["address"])
-        wide = self.judge.network(str(network.network_address)) if _single(network) else network
-        covering = self.judge.covering(network)
-        names = {str(Target(one, ())) for one in (network, wide, *(ban.target.network for ban in covering)) if one}
-        rows = self.ledger.history(sorted(names))
-        open_row = next((row for row in rows if row.ended is None), rows[0] if rows else None)
-        try:
-            targets = [ban.target for ban in covering] or [Target(wide or network, self.settings.ports)]
-            kernel: bool | None = await self.enforcer.holds(targets)
-        except ActionError:
-            kernel = None
-        counts = self.judge.counts(str(network.network_address), time.time()) if _single(network) else []
-        return {
-            "address": str(Target(network, ())),
-            "counted": None if wide is None else str(Target(wide, ())),
-            "spared": self.judge.spared(network),
-            "bans": [self._row(ban) for ban in covering],
-            "kernel": kernel,
-            "lines": [] if open_row is None else [_plain(one) for one in self.ledger.evidence(open_row.id)],
-            "history": [_history(row) for row in rows],
-            "counts": [{"policy": policy.name, "limit": show.limit(policy), "hits": hits} for policy, hits in counts],
-        }
-
-    async def _ban(self, request: dict[str, Any], user: str) -> dict[str, Any]:
-        seconds = float(request.get("seconds") or MANUAL)
-        if not 1 <= seconds <= LONGEST:
-            raise ValueError("a ban lasts from one second to ten years")
-        note = _note(request)
-        targets = dict.fromkeys(Target(self._bannable(text), self.settings.ports) for text in request["addresses"])
-        now = time.time()
-        bans = [Ban(target, "manual", now, now + seconds, 0, note=note) for target in targets]
-        for ban in bans:
-            self.judge.hold(ban)
-        self._decided(bans, now)
-        await self.enforcer.settled()
-        return {"banned": [self._row(ban) for ban in bans], "fault": self.enforcer.fault}
-
-    def _bannable(self, text: str) -> Network:
-        network = _network(text)
-        if network.prefixlen < WIDEST[network.version]:
-            raise ValueError(f"{network} is too wide to ban: at most a /{WIDEST[network.version]}")
-        if self.judge.spared(network):
-            raise ValueError(f"{text} is never banned: it is, or holds, an allowed or an own address or loopback")
-        if "/" not in str(text):
-            return self.judge.network(str(network.network_address)) or network
-        return network
-
-    async def _release(self, request: dict[str, Any], user: str) -> dict[str, Any]:
-        note = _note(request)
-        missing: list[str] = []
-        found: dict[Target, Ban] = {}
-        if request.get("all"):
-            found.update(self.judge.active)
-        for text in request.get("addresses") or ():
-            network = _network(text)
-            covering = self.judge.covering(network)
-            here = [ban for ban in covering if ban.target.network == network] or covering
-            found.update((ban.target, ban) for ban in here)
-            if not here:
-                missing.append(str(text))
-        self._end(found, user, note)
-        await self.enforcer.settled()
-        return {"released": [str(target) for target in found], "missing": missing, "fault": self.enforcer.fault}
-
-    def _end(self, bans: dict[Target, Ban], user: str, note: str) -> None:
-        now = time.time()
-        for target, ban in list(bans.items()):
-            self.judge.release(target, now)
-            self._close(target, "released", now, f"by {user}: {note}" if note else f"by {user}")
-            self.releases += 1
-            log.info("released %s after %s: by %s", target, show.duration(now - ban.since), user)
-        self.enforcer.release(bans)
-        self._commit()
-        self._arm()
-
-    async def _flush(self, request: dict[str, Any], user: str) -> dict[str, Any]:
-        bans = dict(self.judge.active)
-        self._end(bans, user, "flush")
-        await self.enforcer.settled()
-        try:
-            held = await self.enforcer.held()
-            # What was decided while the kernel answered is a ban of its own.
-            self.enforcer.release(one.target for one in held if one.target not in self.judge.active)
-            await self.enforcer.settled()
-        except ActionError as error:
-            raise ValueError(str(error)) from error
-        return {"released": len(bans), "fault": self.enforcer.fault}
-
-
-def _size(path: str) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
-
-
-def _note(request: dict[str, Any]) -> str:
-    """The admin's note, as text that SQLite and every terminal take: JSON may hold half a surrogate pair."""
-    return str(request.get("note") or "")[:1000].encode("utf-8", "replace").decode()
-
-
-def _network(text: Any) -> Network:
-    words = str(text).strip().removeprefix("[").removesuffix("]")
-    try:
-        if "%" in words:  # a scope is this host's business, and may be any text
-            raise ValueError
-        network: Network = ip_network(words)
-    except ValueError:
-        raise ValueError(f"{words[:100]!r} is no address or network") from None
-    mapped = getattr(network.network_address, "ipv4_mapped", None)
-    if mapped is None or network.prefixlen < 96:
-        return network
-    return ip_network((mapped, network.prefixlen - 96))
-
-
-def _single(network: Network) -> bool:
-    return network.prefixlen == network.max_prefixlen
-
-
-def _plain(evidence: Any) -> dict[str, Any]:
-    return {**evidence, "text": evidence["text"].decode("utf-8", "replace")}
-
-
-def _history(row: Row) -> dict[str, Any]:
-    ban = row.ban
-    return {
-        "address": str(ban.target),
-        "ports": list(ban.target.ports),
-        "rule": ban.rule,
-        "since": ban.since,
-        "until": ban.until,
-        "hits": ban.hits,
-        "note": ban.note,
-        "state": row.state,
-        "ended": row.ended,
-        "end_note": row.end_note,
-    }
-
 
 # --- the process ------------------------------------------------------------------------------------------------------
 
@@ -834,7 +532,7 @@ def usable(settings: Settings) -> None:
                 settings.lines.get("daemon.group", 1),
             ) from None
     for each in settings.logs:
-        _tail(each.path, None, lambda _: None).close()
+        open_tail(each.path, None, lambda _: None).close()
 
 
 @contextmanager

@@ -1,0 +1,283 @@
+"""answers: what the daemon tells and does for the commands, one method a command. Edge; decides nothing.
+
+A request is a JSON object with a `command`; an answer is {"ok": …} or {"error": sentence, "code": exit code}. Whoever
+may ask is root or as good as root (control): nothing that he sends may end the daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from ipaddress import ip_network
+from typing import Any, Protocol
+
+from denyspam import show
+from denyspam.enforce import Enforcer
+from denyspam.events import ActionError, Ban, Network, Target
+from denyspam.join import Join
+from denyspam.ledger import MEMORY, Ledger, Row
+from denyspam.logfile import LogFile
+from denyspam.policy import Judge
+from denyspam.settings import Settings
+
+MANUAL = 3600.0  # seconds a ban by hand lasts unless said otherwise
+LONGEST = 10 * 365 * 86_400.0  # seconds a ban by hand may last
+WIDEST = {4: 8, 6: 19}  # the shortest prefixes that may be banned by hand
+
+
+class Obeying(Protocol):
+    """What the commands see and do of a daemon."""
+
+    settings: Settings
+    ready: bool
+    started: float
+    judge: Judge
+    join: Join
+    ledger: Ledger
+    enforcer: Enforcer
+    logs: dict[str, LogFile]
+    counts: Counter[tuple[str, str]]
+    pending: set[Target]
+    bans: int
+    late: int
+    releases: int
+    repairs: int
+
+    def decided(self, bans: Sequence[Ban], now: float) -> None: ...
+    def end(self, bans: dict[Target, Ban], user: str, note: str) -> None: ...
+
+
+class Answers:
+    """The commands that a daemon obeys."""
+
+    def __init__(self, daemon: Obeying) -> None:
+        self._daemon = daemon
+
+    async def answer(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        """The answer to one request: {"ok": …} or {"error": sentence, "code": exit code}."""
+        command = request.get("command")
+        if command == "status":
+            return {"ok": await self._status()}
+        if not self._daemon.ready:
+            return {"error": "denyspam is starting: it is still reading its logs", "code": 69}
+        verbs: dict[Any, Callable[[dict[str, Any], str], Any]] = {
+            "list": self._list,
+            "why": self._why,
+            "ban": self._ban,
+            "release": self._release,
+            "flush": self._flush,
+        }
+        if not isinstance(command, str) or command not in verbs:
+            return {"error": f"unknown command {str(command)[:100]!r}", "code": 2}
+        try:
+            return {"ok": await verbs[command](request, user)}
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            return {"error": f"{str(error)[:300]}", "code": 2}
+
+    async def _status(self) -> dict[str, Any]:
+        try:
+            refused = await self._daemon.enforcer.refused() if self._daemon.ready else None
+        except ActionError:
+            refused = None
+        logs = {
+            path: {
+                "present": each.tail.present,
+                "behind": each.tail.behind,
+                "position": marks[-1].offset if (marks := each.tail.position().marks) else 0,
+                "size": _size(path),
+                "clock": each.clock,
+                "events": each.events,
+                "overlong": each.tail.overlong,
+                "bad_address": each.scanner.bad_address,
+                "bad_time": each.scanner.bad_time,
+                "lost": each.tail.lost,
+            }
+            for path, each in self._daemon.logs.items()
+        }
+        events: dict[str, dict[str, int]] = {}
+        for (kind, name), count in sorted(self._daemon.counts.items()):
+            events.setdefault(kind, {})[name] = count
+        return {
+            "ready": self._daemon.ready,
+            "pid": os.getpid(),
+            "started": self._daemon.started,
+            "mode": self._daemon.settings.mode,
+            "action": self._daemon.settings.action,
+            "active": len(self._daemon.judge.active),
+            "pending": len(self._daemon.pending),
+            "bans": self._daemon.bans,
+            "late": self._daemon.late,
+            "releases": self._daemon.releases,
+            "tracked": self._daemon.judge.tracked,
+            "unresolved": self._daemon.join.waiting,
+            "events": events,
+            "logs": logs,
+            "ledger": {
+                "path": self._daemon.ledger.path,
+                "fault": self._ledger_fault(),
+                "waiting": self._daemon.ledger.waiting,
+            },
+            "firewall": {
+                "fault": self._daemon.enforcer.fault,
+                "waiting": self._daemon.enforcer.waiting,
+                "refused": refused,
+                "repairs": self._daemon.repairs,
+                "ended": self._daemon.enforcer.ended,
+            },
+        }
+
+    def _ledger_fault(self) -> str | None:
+        return (
+            "it could not be opened; bans are remembered in memory only"
+            if self._daemon.ledger.path == MEMORY
+            else self._daemon.ledger.fault
+        )
+
+    def _row(self, ban: Ban) -> dict[str, Any]:
+        return {
+            "address": str(ban.target),
+            "rule": ban.rule,
+            "since": ban.since,
+            "until": ban.until,
+            "hits": ban.hits,
+            "note": ban.note,
+            "ports": list(ban.target.ports),
+            "state": "pending" if ban.target in self._daemon.pending else "active",
+        }
+
+    async def _list(self, request: dict[str, Any], user: str) -> list[dict[str, Any]]:
+        return [
+            self._row(ban) for ban in sorted(self._daemon.judge.active.values(), key=lambda ban: (ban.since, ban.until))
+        ]
+
+    async def _why(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        network = _network(request["address"])
+        wide = self._daemon.judge.network(str(network.network_address)) if _single(network) else network
+        covering = self._daemon.judge.covering(network)
+        names = {str(Target(one, ())) for one in (network, wide, *(ban.target.network for ban in covering)) if one}
+        rows = self._daemon.ledger.history(sorted(names))
+        open_row = next((row for row in rows if row.ended is None), rows[0] if rows else None)
+        try:
+            targets = [ban.target for ban in covering] or [Target(wide or network, self._daemon.settings.ports)]
+            kernel: bool | None = await self._daemon.enforcer.holds(targets)
+        except ActionError:
+            kernel = None
+        counts = self._daemon.judge.counts(str(network.network_address), time.time()) if _single(network) else []
+        return {
+            "address": str(Target(network, ())),
+            "counted": None if wide is None else str(Target(wide, ())),
+            "spared": self._daemon.judge.spared(network),
+            "bans": [self._row(ban) for ban in covering],
+            "kernel": kernel,
+            "lines": [] if open_row is None else [_plain(one) for one in self._daemon.ledger.evidence(open_row.id)],
+            "history": [_history(row) for row in rows],
+            "counts": [{"policy": policy.name, "limit": show.limit(policy), "hits": hits} for policy, hits in counts],
+        }
+
+    async def _ban(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        seconds = float(request.get("seconds") or MANUAL)
+        if not 1 <= seconds <= LONGEST:
+            raise ValueError("a ban lasts from one second to ten years")
+        note = _note(request)
+        targets = dict.fromkeys(
+            Target(self._bannable(text), self._daemon.settings.ports) for text in request["addresses"]
+        )
+        now = time.time()
+        bans = [Ban(target, "manual", now, now + seconds, 0, note=note) for target in targets]
+        for ban in bans:
+            self._daemon.judge.hold(ban)
+        self._daemon.decided(bans, now)
+        await self._daemon.enforcer.settled()
+        return {"banned": [self._row(ban) for ban in bans], "fault": self._daemon.enforcer.fault}
+
+    def _bannable(self, text: str) -> Network:
+        network = _network(text)
+        if network.prefixlen < WIDEST[network.version]:
+            raise ValueError(f"{network} is too wide to ban: at most a /{WIDEST[network.version]}")
+        if self._daemon.judge.spared(network):
+            raise ValueError(f"{text} is never banned: it is, or holds, an allowed or an own address or loopback")
+        if "/" not in str(text):
+            return self._daemon.judge.network(str(network.network_address)) or network
+        return network
+
+    async def _release(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        note = _note(request)
+        missing: list[str] = []
+        found: dict[Target, Ban] = {}
+        if request.get("all"):
+            found.update(self._daemon.judge.active)
+        for text in request.get("addresses") or ():
+            network = _network(text)
+            covering = self._daemon.judge.covering(network)
+            here = [ban for ban in covering if ban.target.network == network] or covering
+            found.update((ban.target, ban) for ban in here)
+            if not here:
+                missing.append(str(text))
+        self._daemon.end(found, user, note)
+        await self._daemon.enforcer.settled()
+        return {"released": [str(target) for target in found], "missing": missing, "fault": self._daemon.enforcer.fault}
+
+    async def _flush(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        bans = dict(self._daemon.judge.active)
+        self._daemon.end(bans, user, "flush")
+        await self._daemon.enforcer.settled()
+        try:
+            held = await self._daemon.enforcer.held()
+            # What was decided while the kernel answered is a ban of its own.
+            self._daemon.enforcer.release(one.target for one in held if one.target not in self._daemon.judge.active)
+            await self._daemon.enforcer.settled()
+        except ActionError as error:
+            raise ValueError(str(error)) from error
+        return {"released": len(bans), "fault": self._daemon.enforcer.fault}
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def _note(request: dict[str, Any]) -> str:
+    """The admin's note, as text that SQLite and every terminal take: JSON may hold half a surrogate pair."""
+    return str(request.get("note") or "")[:1000].encode("utf-8", "replace").decode()
+
+
+def _network(text: Any) -> Network:
+    words = str(text).strip().removeprefix("[").removesuffix("]")
+    try:
+        if "%" in words:  # a scope is this host's business, and may be any text
+            raise ValueError
+        network: Network = ip_network(words)
+    except ValueError:
+        raise ValueError(f"{words[:100]!r} is no address or network") from None
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ip_network((mapped, network.prefixlen - 96))
+
+
+def _single(network: Network) -> bool:
+    return network.prefixlen == network.max_prefixlen
+
+
+def _plain(evidence: Any) -> dict[str, Any]:
+    return {**evidence, "text": evidence["text"].decode("utf-8", "replace")}
+
+
+def _history(row: Row) -> dict[str, Any]:
+    ban = row.ban
+    return {
+        "address": str(ban.target),
+        "ports": list(ban.target.ports),
+        "rule": ban.rule,
+        "since": ban.since,
+        "until": ban.until,
+        "hits": ban.hits,
+        "note": ban.note,
+        "state": row.state,
+        "ended": row.ended,
+        "end_note": row.end_note,
+    }
