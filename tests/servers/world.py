@@ -56,6 +56,7 @@ LOGS = {"postfix": "mail.log", "exim": "exim4/mainlog", "sendmail": "mail.log"}
 TOOLS = ("unshare", "nsenter", "ip", "chroot", "mount", "dpkg-deb", "apt-get")
 MONITOR = "10.77.0.99"  # asks whether the server is up, and hangs up
 UMASK = 0o022  # the servers run as many users, whatever the umask of the tests is
+START = 300.0  # seconds for a server to come up: it takes a few, or hangs
 CLONE_NEWNET = 0x40000000
 
 # $1 lower, $2 upper, $3 work, $4 root. The /dev is private: /dev/log must be the world's, never the host's.
@@ -321,6 +322,7 @@ class World:
                 stdout=report,
                 stderr=report,
                 umask=UMASK,
+                timeout=START,
             )
             report.seek(0)
             text = report.read()
