@@ -185,7 +185,7 @@ def _debootstrap(scratch: Path) -> list[str]:
 
 
 def _mirror() -> str:
-    """DENYSPAM_TEST_MIRROR, else the mirror this host's apt uses for the suite, else Debian's."""
+    """DENYSPAM_TEST_MIRROR, else the mirror this host's apt uses for the suite."""
     if chosen := os.environ.get("DENYSPAM_TEST_MIRROR"):
         return chosen
     asked = subprocess.run(
@@ -194,7 +194,10 @@ def _mirror() -> str:
         text=True,
         check=False,
     )
-    return next(iter(sorted(set(asked.stdout.split()))), "")
+    found = sorted(set(asked.stdout.split()))
+    if not found:
+        raise Unavailable("apt names no mirror of this release: name one by DENYSPAM_TEST_MIRROR")
+    return found[0]
 
 
 # The outside: what the server's resolver knows of it
