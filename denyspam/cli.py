@@ -454,17 +454,9 @@ def _event_line(event: Event, zone: tzinfo) -> str:
 def _replay(asked: argparse.Namespace) -> int:
     from denyspam import host, replay
     from denyspam.plugins import load
-    from denyspam.policy import Judge
 
     settings, logs = load(asked.conf or CONF)
-    judge = Judge(
-        settings.policies,
-        ports=settings.ports,
-        allow=settings.allow,
-        own=host.own_addresses(),
-        ipv6_prefix=settings.ipv6_prefix,
-        capacity=settings.capacity,
-    )
+    judge = settings.judge(host.own_addresses())
     every = list({each.name: each for filters in logs.values() for each in filters}.values())
     named = {os.path.abspath(each.path): each for each in settings.logs}
     zones = {each.timezone for each in settings.logs}

@@ -40,7 +40,6 @@ from denyspam.join import HOUR, Join
 from denyspam.ledger import MEMORY, Ledger, damaged
 from denyspam.logfile import LogFile, Unavailable, open_tail
 from denyspam.plugins import load, load_action
-from denyspam.policy import Judge
 from denyspam.settings import Settings
 from denyspam.watch import Watch
 
@@ -87,14 +86,7 @@ class Daemon:
         self._own = own_addresses()
         self._skew = time.time() - time.monotonic()
         settings = self.settings
-        self.judge = Judge(
-            settings.policies,
-            ports=settings.ports,
-            allow=settings.allow,
-            own=self._own,
-            ipv6_prefix=settings.ipv6_prefix,
-            capacity=settings.capacity,
-        )
+        self.judge = settings.judge(self._own)
         self.copies = Copies()
         self.join = Join()
         saved = ledger.positions()
@@ -207,7 +199,7 @@ class Daemon:
 
     def _remember(self) -> None:
         """The ledger's bans, but for those that ended since, or whose address is allowed by now."""
-        rows = self.ledger.since(min(self._oldest(), self.started - self.judge.memory))
+        rows = self.ledger.since(min(*map(self._oldest, self.logs.values()), self.started - self.judge.memory))
         self.judge.remember(row.past for row in rows)
         for row in rows:
             if row.ended is None:
@@ -220,16 +212,14 @@ class Daemon:
         if spared:
             self.end(spared, "denyspam", why)
 
-    def _oldest(self) -> float:
-        """The stamp from which the logs are read again."""
-        window = max(policy.within for policy in self.settings.policies)
-        return min(each.clock for each in self.logs.values()) - window - HOUR
+    def _oldest(self, each: LogFile) -> float:
+        """The stamp from which a log is read again."""
+        return each.clock - max(policy.within for policy in self.settings.policies) - HOUR
 
     async def _recall(self) -> None:
         """Counters as they were at the last position, from the log and the ledger."""
         now = self.started
-        window = max(policy.within for policy in self.settings.policies)
-        streams = (each.history(each.clock - window - HOUR, now) for each in self.logs.values())
+        streams = (each.history(self._oldest(each), now) for each in self.logs.values())
         pause = time.monotonic() + SLICE
         for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]):
             if finding is not None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 import shlex
 import zoneinfo
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
 from denyspam.events import OFFENCES, Network, Policy, SettingsError
 from denyspam.grammar import parse_duration, parse_policy
+from denyspam.policy import Judge
 
 QUOTE = 100  # characters of the admin's text in a message
 SOCKET = 107  # bytes of a unix socket's path: sun_path of unix(7) without its end
@@ -60,6 +61,17 @@ class Settings:
     policies: tuple[Policy, ...] = ()
     file: str = ""
     lines: Mapping[str, int] = field(default_factory=dict)  # "daemon.action", "policy.relay": where they stand
+
+    def judge(self, own: Iterable[Network]) -> Judge:
+        """Who decides by these settings, live and in replay alike; `own` are the host's own addresses."""
+        return Judge(
+            self.policies,
+            ports=self.ports,
+            allow=self.allow,
+            own=own,
+            ipv6_prefix=self.ipv6_prefix,
+            capacity=self.capacity,
+        )
 
     def check_kinds(self, known: frozenset[str]) -> None:
         """Every policy's kind must be one of the six offences, `any`, or a kind of an installed filter."""
