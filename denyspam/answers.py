@@ -6,6 +6,7 @@ may ask is root or as good as root (control): nothing that he sends may end the 
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import Counter
@@ -15,13 +16,17 @@ from typing import Any, Protocol
 
 from denyspam import show
 from denyspam.enforce import Enforcer
-from denyspam.events import ActionError, Ban, Network, Target
+from denyspam.events import ActionError, Ban, Grace, Network, Target
 from denyspam.join import Join
 from denyspam.ledger import MEMORY, Ledger, Row
 from denyspam.logfile import LogFile
-from denyspam.policy import Judge
+from denyspam.policy import LOOPBACK, Judge
 from denyspam.settings import Settings
 
+log = logging.getLogger("denyspam")
+
+FORCED = "forced"  # the rule of a ban by hand that only `--force` made possible; no reload lifts it
+GRACES = 10_000  # that may be in force at once
 MANUAL = 3600.0  # seconds a ban by hand lasts unless said otherwise
 LONGEST = 10 * 365 * 86_400.0  # seconds a ban by hand may last
 WIDEST = {4: 8, 6: 19}  # the shortest prefixes that may be banned by hand
@@ -64,6 +69,7 @@ class Answers:
             return {"error": "denyspam is starting: it is still reading its logs", "code": 69}
         verbs: dict[Any, Callable[[dict[str, Any], str], Any]] = {
             "list": self._list,
+            "graces": self._graces,
             "why": self._why,
             "ban": self._ban,
             "release": self._release,
@@ -78,9 +84,9 @@ class Answers:
 
     async def _status(self) -> dict[str, Any]:
         try:
-            refused = await self._daemon.enforcer.refused() if self._daemon.ready else None
+            sets = await self._daemon.enforcer.counters() if self._daemon.ready else None
         except ActionError:
-            refused = None
+            sets = None
         logs = {
             path: {
                 "present": each.tail.present,
@@ -110,6 +116,7 @@ class Answers:
             "bans": self._daemon.bans,
             "late": self._daemon.late,
             "releases": self._daemon.releases,
+            "graces": [_grace(each) for each in self._daemon.judge.graces(time.time())],
             "tracked": self._daemon.judge.tracked,
             "unresolved": self._daemon.join.waiting,
             "events": events,
@@ -122,7 +129,8 @@ class Answers:
             "firewall": {
                 "fault": self._daemon.enforcer.fault,
                 "waiting": self._daemon.enforcer.waiting,
-                "refused": refused,
+                "refused": None if sets is None else sum(each["packets"] for each in sets),
+                "sets": sets,
                 "repairs": self._daemon.repairs,
                 "ended": self._daemon.enforcer.ended,
             },
@@ -152,6 +160,9 @@ class Answers:
             self._row(ban) for ban in sorted(self._daemon.judge.active.values(), key=lambda ban: (ban.since, ban.until))
         ]
 
+    async def _graces(self, request: dict[str, Any], user: str) -> list[dict[str, Any]]:
+        return [_grace(each) for each in self._daemon.judge.graces(time.time())]
+
     async def _why(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         network = _network(request["address"])
         wide = self._daemon.judge.network(str(network.network_address)) if _single(network) else network
@@ -169,6 +180,7 @@ class Answers:
             "address": str(Target(network, ())),
             "counted": None if wide is None else str(Target(wide, ())),
             "spared": self._daemon.judge.spared(network),
+            "graces": [_grace(each) for each in self._daemon.judge.graces(time.time(), network)],
             "bans": [self._row(ban) for ban in covering],
             "kernel": kernel,
             "lines": [] if open_row is None else [_plain(one) for one in self._daemon.ledger.evidence(open_row.id)],
@@ -181,43 +193,89 @@ class Answers:
         if not 1 <= seconds <= LONGEST:
             raise ValueError("a ban lasts from one second to ten years")
         note = _note(request)
-        targets = dict.fromkeys(
-            Target(self._bannable(text), self._daemon.settings.ports) for text in request["addresses"]
-        )
+        sessions = [_network(text) for text in request.get("sessions") or ()]
+        refused: list[dict[str, str]] = []
+        rules: dict[Target, str] = {}
+        for text in request["addresses"]:
+            network = self._counted(text, sessions)
+            reason, rule = self._protected(network, sessions), "manual"
+            if reason and request.get("force") and not _too_wide(network):
+                reason, rule = "", FORCED
+            if reason:
+                refused.append({"address": str(text), "reason": reason})
+            else:
+                rules[Target(network, self._daemon.settings.ports)] = rule
         now = time.time()
-        bans = [Ban(target, "manual", now, now + seconds, 0, note=note) for target in targets]
+        bans = [Ban(target, rule, now, now + seconds, 0, note=note) for target, rule in rules.items()]
+        ended = self._daemon.judge.end_graces(bans)
+        for grace in ended:
+            self._daemon.ledger.end_grace(grace.network)
         for ban in bans:
             self._daemon.judge.hold(ban)
         self._daemon.decided(bans, now)
         await self._daemon.enforcer.settled()
-        return {"banned": [self._row(ban) for ban in bans], "fault": self._daemon.enforcer.fault}
+        return {
+            "banned": [self._row(ban) for ban in bans],
+            "refused": refused,
+            "graces": [_grace(each) for each in ended],
+            "fault": self._daemon.enforcer.fault,
+        }
 
-    def _bannable(self, text: str) -> Network:
+    def _counted(self, text: Any, sessions: Sequence[Network] = ()) -> Network:
+        """What `text` stands for: a network as it is, an address with what is counted and banned together with it."""
         network = _network(text)
-        if network.prefixlen < WIDEST[network.version]:
-            raise ValueError(f"{network} is too wide to ban: at most a /{WIDEST[network.version]}")
-        if self._daemon.judge.spared(network):
-            raise ValueError(f"{text} is never banned: it is, or holds, an allowed or an own address or loopback")
-        if "/" not in str(text):
-            return self._daemon.judge.network(str(network.network_address)) or network
-        return network
+        if "/" in str(text):
+            return network
+        wide = self._daemon.judge.network(str(network.network_address))
+        return network if wide is None or any(each != network and _inside(each, wide) for each in sessions) else wide
+
+    def _protected(self, network: Network, sessions: Sequence[Network]) -> str:
+        """Why no ban by hand takes it, "" where one does."""
+        if _too_wide(network):
+            return f"too wide to ban, at most a /{WIDEST[network.version]}"
+        if any(_inside(each, network) for each in sessions):
+            return "your own SSH session comes from there"
+        if any(network.version == each.version and network.overlaps(each) for each in LOOPBACK):
+            return "it is loopback"
+        for each in self._daemon.settings.allow:
+            if each.version == network.version and network.overlaps(each):
+                return f"`allow` has {Target(each, ())}"
+        return "it is an address of this host" if self._daemon.judge.spared(network) else ""
 
     async def _release(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         note = _note(request)
+        now, grace = time.time(), request.get("grace")
+        if grace is not None and not 1 <= float(grace) <= LONGEST:
+            raise ValueError("a grace lasts from one second to ten years")
+        kept: dict[Network, None] = {}
         missing: list[str] = []
         found: dict[Target, Ban] = {}
         if request.get("all"):
             found.update(self._daemon.judge.active)
+            kept.update((target.network, None) for target in found)
         for text in request.get("addresses") or ():
             network = _network(text)
+            kept[self._counted(text)] = None
             covering = self._daemon.judge.covering(network)
             here = [ban for ban in covering if ban.target.network == network] or covering
             found.update((ban.target, ban) for ban in here)
             if not here:
                 missing.append(str(text))
+        graces = [] if grace is None else [Grace(network, now, now + float(grace), note) for network in kept]
+        if graces and len(graces) + len(self._daemon.judge.graces(now)) > GRACES:
+            raise ValueError(f"more graces than the {GRACES:,} that there may be at once; nothing was done")
+        self._daemon.judge.grace(graces)
+        for each in graces:
+            self._daemon.ledger.grace(each)
+            log.info("grace for %s for %s: by %s", Target(each.network, ()), show.duration(each.until - now), user)
         self._daemon.end(found, user, note)
         await self._daemon.enforcer.settled()
-        return {"released": [str(target) for target in found], "missing": missing, "fault": self._daemon.enforcer.fault}
+        return {
+            "released": [str(target) for target in found],
+            "missing": missing,
+            "graces": [_grace(each) for each in graces],
+            "fault": self._daemon.enforcer.fault,
+        }
 
     async def _flush(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         bans = dict(self._daemon.judge.active)
@@ -257,6 +315,23 @@ def _network(text: Any) -> Network:
     if mapped is None or network.prefixlen < 96:
         return network
     return ip_network((mapped, network.prefixlen - 96))
+
+
+def _too_wide(network: Network) -> bool:
+    return network.prefixlen < WIDEST[network.version]
+
+
+def _inside(inner: Network, outer: Network) -> bool:
+    return inner.version == outer.version and inner.network_address in outer
+
+
+def _grace(grace: Grace) -> dict[str, Any]:
+    return {
+        "address": str(Target(grace.network, ())),
+        "since": grace.since,
+        "until": grace.until,
+        "note": grace.note,
+    }
 
 
 def _single(network: Network) -> bool:

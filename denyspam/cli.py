@@ -87,7 +87,10 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=function)
         return made
 
-    command("run", _run, "run the daemon in the foreground; SIGHUP reloads, SIGTERM stops, bans stay")
+    run = command("run", _run, "run the daemon in the foreground; SIGHUP reloads, SIGTERM stops, bans stay")
+    run.add_argument(
+        "--flush-on-stop", action="store_true", help="empty the kernel's sets at the end; a start fills them"
+    )
     command("list", _list, "the bans that hold", as_json)
     command("status", _status, "how the daemon is; exit 69 until it is ready", as_json)
     why = command("why", _why, "why an address is banned, or is not; exit 1 if it is not", as_json)
@@ -95,9 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     ban = command("ban", _ban, "ban addresses or networks by hand", note)
     ban.add_argument("addresses", metavar="ADDR", nargs="+", help="an address, a network, or - for one a line on stdin")
     ban.add_argument("--for", dest="duration", metavar="TIME", default="1h", help="how long, such as 30m or 7d (1h)")
+    ban.add_argument("--force", action="store_true", help="even loopback, an own or allowed address, or your own")
     release = command("release", _release, "release bans; exit 1 if one of them was none", note)
     release.add_argument("addresses", metavar="ADDR", nargs="*")
     release.add_argument("--all", action="store_true", help="all of them")
+    release.add_argument("--grace", metavar="TIME", help="and ban them by no policy again for so long, such as 1h")
     command("flush", _flush, "empty the kernel's sets and end all bans, daemon or not")
     check = command("check", _check, "test the configuration and filters as run and reload would; exit 78 if wrong")
     check.add_argument("filters", metavar="FILTER", nargs="*", help="a filter's name or file: test only these")
@@ -124,7 +129,7 @@ def _run(asked: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format=f"{stamp}denyspam[{os.getpid()}]: %(message)s", stream=sys.stderr)
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     try:
-        daemon.run(asked.conf or CONF)
+        daemon.run(asked.conf or CONF, flush=asked.flush_on_stop)
     except Unavailable as error:
         raise Failed(str(error), error.code) from error
     except ActionError as error:
@@ -179,7 +184,19 @@ def _list(asked: argparse.Namespace) -> int:
     ]
     _table(("ADDRESS", "RULE", "SINCE", "LEFT", "HITS", "NOTE"), rows, right=(3, 4))
     print(show.count(len(bans), "ban") if bans else "nothing is banned", file=sys.stderr)
+    for line in _grace_lines(_ask(asked, {"command": "graces"})):
+        print(line)
     return DONE
+
+
+def _grace_lines(graces: Iterable[dict[str, Any]]) -> Iterable[str]:
+    zone, now = _zone(), time.time()
+    for grace in graces:
+        note = f": {show.line(grace['note'].encode())}" if grace["note"] else ""
+        yield (
+            f"{grace['address']} is in grace until {show.moment(grace['until'], zone)} "
+            f"({show.duration(grace['until'] - now)} left){note}"
+        )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
@@ -216,6 +233,12 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
     if firewall["refused"] is not None:
         ended, repairs = show.count(firewall["ended"], "open session"), show.count(firewall["repairs"], "ban")
         yield f"firewall: {show.count(firewall['refused'], 'packet')} refused, {ended} ended, {repairs} put back"
+        for each in firewall["sets"]:
+            if each["packets"]:
+                ports = " ".join(map(str, each["ports"]))
+                yield f"  IPv{each['version']} /{each['width']} port {ports}: {show.count(each['packets'], 'packet')}"
+    if status["graces"]:
+        yield f"{show.count(len(status['graces']), 'grace')}; `denyspam list` names them"
     yield f"{status['tracked']} addresses counted, {status['unresolved']} offences wait for their client's address"
     for kind, filters in status["events"].items():
         yield f"{kind}: " + ", ".join(f"{count} by {name}" for name, count in filters.items())
@@ -264,6 +287,8 @@ def _why_lines(found: dict[str, Any]) -> Iterable[str]:
         yield f"  rule {ban['rule']}{hits}, since {show.moment(ban['since'], zone)}{note}"
     if not found["bans"]:
         yield f"{found['address']} is not banned" + (f"; {kernel[True]} all the same" if found["kernel"] else "")
+    for line in _grace_lines(found["graces"]):
+        yield f"  {line}"
     if found["spared"]:
         yield "  it is never banned: loopback, an own address or in `allow`"
     elif found["counted"] not in (None, found["address"]):
@@ -294,22 +319,42 @@ def _why_lines(found: dict[str, Any]) -> Iterable[str]:
 
 
 def _ban(asked: argparse.Namespace) -> int:
-    from denyspam.grammar import parse_duration
+    from denyspam.host import ssh_peers
 
-    try:
-        seconds = parse_duration(asked.duration)
-    except ValueError as error:
-        raise Failed(f"--for {asked.duration[:100]}: {getattr(error, 'message', error)}", USAGE) from None
+    seconds = _seconds("--for", asked.duration)
     addresses = list(_addresses(asked.addresses))
     if not addresses:
         raise Failed("no address given", USAGE)
-    answer = _ask(asked, {"command": "ban", "addresses": addresses, "seconds": seconds, "note": asked.note})
+    request = {
+        "command": "ban",
+        "addresses": addresses,
+        "seconds": seconds,
+        "note": asked.note,
+        "force": asked.force,
+        "sessions": [str(each) for each in ssh_peers()],
+    }
+    answer = _ask(asked, request)
     for ban in answer["banned"][:20]:
         print(f"banned {ban['address']} for {show.duration(seconds)}")
     if len(answer["banned"]) > 20:
         print(f"… and {len(answer['banned']) - 20} more")
+    for grace in answer["graces"]:
+        print(f"the grace of {grace['address']} is over")
+    for each in answer["refused"]:
+        print(f"denyspam: {each['address'][:100]} is not banned: {each['reason']}", file=sys.stderr)
+    if answer["refused"] and not asked.force:
+        print("denyspam: --force bans all the same what is protected", file=sys.stderr)
     _firewall(answer)
-    return DONE
+    return NO if answer["refused"] else DONE
+
+
+def _seconds(option: str, text: str) -> float:
+    from denyspam.grammar import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise Failed(f"{option} {text[:100]}: {getattr(error, 'message', error)}", USAGE) from None
 
 
 def _addresses(words: Iterable[str]) -> Iterable[str]:
@@ -337,12 +382,20 @@ def _addresses(words: Iterable[str]) -> Iterable[str]:
 def _release(asked: argparse.Namespace) -> int:
     if asked.all == bool(asked.addresses):
         raise Failed("name the addresses to release, or --all", USAGE)
-    addresses = list(_addresses(asked.addresses))
-    answer = _ask(asked, {"command": "release", "addresses": addresses, "all": asked.all, "note": asked.note})
+    request = {
+        "command": "release",
+        "addresses": list(_addresses(asked.addresses)),
+        "all": asked.all,
+        "note": asked.note,
+        "grace": _seconds("--grace", asked.grace) if asked.grace else None,
+    }
+    answer = _ask(asked, request)
     for address in answer["released"]:
         print(f"released {address}")
     for address in answer["missing"]:
         print(f"denyspam: {address} is not banned", file=sys.stderr)
+    for line in _grace_lines(answer["graces"]):
+        print(line)
     _firewall(answer)
     return NO if answer["missing"] else DONE
 

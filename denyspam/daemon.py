@@ -28,7 +28,7 @@ from apscheduler.events import EVENT_JOB_ERROR
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from denyspam import show
-from denyspam.answers import MANUAL, Answers
+from denyspam.answers import FORCED, MANUAL, Answers
 from denyspam.control import Server
 from denyspam.copies import Copies
 from denyspam.drift import Drift
@@ -64,8 +64,9 @@ class _Open:
 class Daemon:
     """One run between two reloads. `serve()` returns what ended it: "stop" or "reload"."""
 
-    def __init__(self, conf: str, loaded: Loaded, ledger: Ledger) -> None:
+    def __init__(self, conf: str, loaded: Loaded, ledger: Ledger, flush: bool = False) -> None:
         self.conf = conf
+        self.flush = flush  # empty the kernel's sets at a stop
         self.settings, self.filters = loaded
         self.ledger = ledger
         self.next: Loaded = loaded
@@ -149,7 +150,7 @@ class Daemon:
     async def _leave(
         self, control: Server, scheduler: AsyncIOScheduler, watch: Watch | None, drift: Drift | None
     ) -> None:
-        """Let go of everything, in the opposite order; the bans stay in the kernel."""
+        """Let go of everything, in the opposite order; the bans stay in the kernel, unless it is to be flushed."""
         self.ready = False
         if self._ticker is not None:
             self._ticker.cancel()
@@ -167,7 +168,8 @@ class Daemon:
         self._save()
         for each in self.logs.values():
             each.tail.close()
-        await self.enforcer.stop(keep=True)
+        stopped = self._done.done() and self._done.exception() is None and self._done.result() == "stop"
+        await self.enforcer.stop(keep=not (stopped and self.flush))
         self._commit()
 
     def stop(self, why: str = "stop") -> None:
@@ -201,6 +203,7 @@ class Daemon:
         """The ledger's bans, but for those that ended since, or whose address is allowed by now."""
         rows = self.ledger.since(min(*map(self._oldest, self.logs.values()), self.started - self.judge.memory))
         self.judge.remember(row.past for row in rows)
+        self.judge.grace(self.ledger.graces(self.started - self.judge.memory))
         for row in rows:
             if row.ended is None:
                 self._rows[row.ban.target] = _Open(row.id, row.ban.since, row.ban.until)
@@ -208,7 +211,11 @@ class Daemon:
         self._release_spared("never banned by the configuration as it is now")
 
     def _release_spared(self, why: str) -> None:
-        spared = {target: ban for target, ban in self.judge.active.items() if self.judge.spared(target.network)}
+        spared = {
+            target: ban
+            for target, ban in self.judge.active.items()
+            if ban.rule != FORCED and self.judge.spared(target.network)
+        }
         if spared:
             self.end(spared, "denyspam", why)
 
@@ -497,15 +504,18 @@ class Daemon:
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
-def run(conf: str) -> None:
-    """The daemon in the foreground, until SIGTERM. Raises SettingsError, ActionError, Unavailable."""
+def run(conf: str, *, flush: bool = False) -> None:
+    """The daemon in the foreground, until SIGTERM; with `flush` that empties the kernel's sets.
+
+    Raises SettingsError, ActionError, Unavailable.
+    """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be obeyed: the files are being read anyway
     loaded = load(conf)
     usable(loaded[0])
     with _locked(loaded[0].state):
         ledger = open_ledger(loaded[0].state)
         try:
-            asyncio.run(_run(conf, loaded, ledger))
+            asyncio.run(_run(conf, loaded, ledger, flush))
         finally:
             ledger.close()
 
@@ -580,7 +590,7 @@ def flush(settings: Settings) -> int:
     return len(rows)
 
 
-async def _run(conf: str, loaded: Loaded, ledger: Ledger) -> None:
+async def _run(conf: str, loaded: Loaded, ledger: Ledger, flush: bool) -> None:
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()  # to stop: also by a signal between two runs
 
@@ -589,7 +599,7 @@ async def _run(conf: str, loaded: Loaded, ledger: Ledger) -> None:
         daemon.stop()
 
     while True:
-        daemon = Daemon(conf, loaded, ledger)
+        daemon = Daemon(conf, loaded, ledger, flush)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
@@ -602,6 +612,7 @@ async def _run(conf: str, loaded: Loaded, ledger: Ledger) -> None:
             log.error("the ledger is damaged (%s): it was moved to %s and a new one begun", error, ledger.moved)
             continue
         if why == "stop" or asked.is_set():
-            log.info("stopped; the bans stay in the kernel until they expire")
+            end = "are in the ledger, the kernel's sets empty" if flush else "stay in the kernel until they expire"
+            log.info("stopped; the bans %s", end)
             return
         loaded = daemon.next

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from denyspam import sessions
 from denyspam.events import ActionError, Ban, Held, Target
@@ -79,12 +79,14 @@ class Enforcer:
             return any(target in held for target in targets)
         return await self._call(lambda: any(holds(target) for target in targets))
 
-    async def refused(self) -> int | None:
-        """Packets that the firewall refused so far; None where the action does not count. Raises ActionError."""
+    async def counters(self) -> list[dict[str, Any]] | None:
+        """What the firewall refused so far, by set: `version` (4 or 6), `width` (the prefix length), `ports`, `packets`
+        and `bytes`. None where the action does not count. Raises ActionError."""
         counters = getattr(self._action, "counters", None)
         if counters is None:
             return None
-        return sum(int(one.packets) for one in await self._call(counters))
+        names = ("version", "width", "ports", "packets", "bytes")
+        return [{name: getattr(one, name) for name in names} for one in await self._call(counters)]
 
     def look(self) -> None:
         """Somebody else may have changed our part of the firewall: mend it."""
@@ -98,13 +100,14 @@ class Enforcer:
     def tend(self) -> None:
         """The action's own upkeep, where it has any; called every second."""
         tend = getattr(self._action, "tend", None)
-        if tend is not None and (self._tending is None or self._tending.done()):
+        if tend is not None and self.fault is None and (self._tending is None or self._tending.done()):
             self._tending = asyncio.get_running_loop().create_task(self._tend(tend))
 
     async def _tend(self, tend: Callable[[float], None]) -> None:
         try:
             await self._call(lambda: tend(self._clock()))
         except ActionError as error:
+            self._suspect = True  # to be started again: what clears the fault, even where nothing is ordered
             self._refused(error)
 
     @property

@@ -109,6 +109,16 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
+class Grace:
+    """An admin's word that a network is not to be banned before `until`, epoch seconds. A ban by hand ends it."""
+
+    network: Network
+    since: float
+    until: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """The end of a ban: `expired`, `released` by hand, or `replaced`."""
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
 
-from denyspam.events import Ban, Past, Target
+from denyspam.events import Ban, Grace, Network, Past, Target
 
 QUEUE = 1_000_000
-SCHEMA = 1
+SCHEMA = 2
 MEMORY = ":memory:"  # a path that is no file: for a daemon that cannot have one
 
 TABLES = """
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS bans (
     id INTEGER PRIMARY KEY,
     network TEXT NOT NULL,      -- as Target prints it: 192.0.2.7 or 2001:db8::/64
     ports TEXT NOT NULL,        -- "25" or "465 587"
-    rule TEXT NOT NULL,         -- the policy's name, "manual" or "adopted"
+    rule TEXT NOT NULL,         -- the policy's name, "manual", "forced" or "adopted"
     since REAL NOT NULL,        -- epoch seconds, by the log
     until REAL NOT NULL,
     hits INTEGER NOT NULL,
@@ -54,6 +54,12 @@ CREATE TABLE IF NOT EXISTS positions (
     log TEXT PRIMARY KEY,       -- the configured path
     position TEXT NOT NULL,     -- tail.Position as JSON
     clock REAL NOT NULL         -- the newest stamp up to there, epoch seconds
+);
+CREATE TABLE IF NOT EXISTS graces (
+    network TEXT PRIMARY KEY,   -- as Target prints it
+    since REAL NOT NULL,        -- epoch seconds, by the clock
+    until REAL NOT NULL,
+    note TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 """
@@ -168,6 +174,15 @@ class Ledger:
         """How far a log has been read and decided on."""
         self._positions[log] = position, clock
 
+    def grace(self, grace: Grace) -> None:
+        """Note it; it replaces the network's earlier one."""
+        name = str(Target(grace.network, ()))
+        self._put("INSERT OR REPLACE INTO graces VALUES (?, ?, ?, ?)", (name, grace.since, grace.until, grace.note))
+
+    def end_grace(self, network: Network) -> None:
+        """A ban by hand took its place."""
+        self._put("DELETE FROM graces WHERE network = ?", (str(Target(network, ())),))
+
     def settle(self) -> None:
         """Every ban that the kernel holds is in here. Not told by the file being there, which a crash leaves."""
         if self.lost:
@@ -175,7 +190,8 @@ class Ledger:
             self.lost = False
 
     def prune(self, before: float) -> None:
-        """Forget bans that were over before a time."""
+        """Forget bans and graces that were over before a time."""
+        self._put("DELETE FROM graces WHERE until < ?", (before,))
         self._put("DELETE FROM bans WHERE ended IS NOT NULL AND until < ? AND ended < ?", (before, before))
 
     def _put(self, sql: str, values: Sequence[Any]) -> None:
@@ -222,6 +238,11 @@ class Ledger:
     def since(self, time: float) -> list[Row]:
         """The bans that held at `time` or later, whatever became of them, in the order decided; without evidence."""
         return self._rows("WHERE until >= ? OR ended IS NULL ORDER BY id", (time,))
+
+    def graces(self, time: float) -> list[Grace]:
+        """Those that ended after `time`, or have not ended yet, in the order in which they were given."""
+        rows = self._db.execute("SELECT * FROM graces WHERE until > ? ORDER BY since", (time,))
+        return [Grace(ip_network(network), since, until, note) for network, since, until, note in rows]
 
     def history(self, networks: Sequence[str], limit: int = 20) -> list[Row]:
         """The latest bans of these networks (as Target prints them), newest first; without evidence."""

@@ -9,6 +9,8 @@ the deciding hit's time (inclusive) to `until` (exclusive); hits with a time in 
 its key's hits of every kind. A ban decided on late hits does not shorten one that holds longer: it is a decision, but
 never in force, and no strike where the two overlap. Spared are loopback, the host's own addresses and the allow list;
 where a widened network would overlap one of those, the single address is counted and banned instead.
+A grace, given by hand, spares a network in the same way for a time: what it had is forgotten, and no hit whose time is
+before the grace's end counts, however late it is told.
 Bounded: windows and remembered bans by `capacity` keys, evidence by the newest RING events of all keys together (a ban
 whose older lines have left the ring still says how many hits it had).
 """
@@ -22,8 +24,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from math import inf
+from socket import AF_INET, AF_INET6, inet_pton
 
-from denyspam.events import HARMLESS, Ban, Event, Network, Past, Policy, Release, Target
+from denyspam.events import HARMLESS, Ban, Event, Grace, Network, Past, Policy, Release, Target
 from denyspam.window import LATE, Window
 
 RING = 16_384  # events kept as evidence
@@ -50,8 +54,34 @@ class _Counter:
     window: Window
 
 
+Ends = dict[tuple[int, int], dict[int, float]]  # (version, prefix length) -> leading bits -> until when
+
+
 def _bits(network: Network) -> int:
     return int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
+
+
+def _until(network: Network, ends: Ends) -> float:
+    """The latest end of those in `ends` that overlap the network; 0.0 where none does."""
+    bits, latest = _bits(network), 0.0
+    for (version, length), others in ends.items():
+        narrower = length - network.prefixlen
+        if version != network.version:
+            continue
+        if narrower <= 0:
+            latest = max(latest, others.get(bits >> -narrower, 0.0))
+        else:
+            latest = max(latest, *(end for one, end in others.items() if one >> narrower == bits), 0.0)
+    return latest
+
+
+def _inside(key: str, network: Network) -> bool:
+    """Whether a window's key lies in the network. A millionth of a second: there may be a million."""
+    family = AF_INET6 if ":" in key else AF_INET
+    if (family == AF_INET6) != (network.version == 6):
+        return False
+    base = int.from_bytes(inet_pton(family, key.partition("/")[0]), "big")
+    return base >> (network.max_prefixlen - network.prefixlen) == _bits(network)
 
 
 class Judge:
@@ -72,6 +102,8 @@ class Judge:
         self._ipv6_prefix = ipv6_prefix
         self._capacity = capacity
         self._allow = tuple(allow)
+        self._graces: dict[Network, Grace] = {}
+        self._grace_ends: Ends = {}
         self.spare(own)
         self._all = [_Counter(policy, Window(policy.hits, policy.within, capacity)) for policy in self.policies]
         self._by_kind: dict[str, dict[tuple[int, ...], list[_Counter]]] = {kind: {} for kind in HARMLESS}
@@ -96,21 +128,14 @@ class Judge:
 
     def spare(self, own: Iterable[Network]) -> None:
         """The host's own addresses, as they are now."""
-        self._spared: dict[tuple[int, int], set[int]] = {}  # (version, prefix length) -> the networks' leading bits
+        self._spared: Ends = {}
         for one in (*LOOPBACK, *own, *self._allow):
-            self._spared.setdefault((one.version, one.prefixlen), set()).add(_bits(one))
+            self._spared.setdefault((one.version, one.prefixlen), {})[_bits(one)] = inf
         self._key = lru_cache(maxsize=65_536)(self._find_key)
 
     def spared(self, network: Network) -> bool:
         """Whether loopback, an own address or an allowed one lies in `network`, or it in one of them."""
-        bits = _bits(network)
-        for (version, length), others in self._spared.items():
-            narrower = length - network.prefixlen
-            if version == network.version and (
-                bits >> -narrower in others if narrower <= 0 else any(one >> narrower == bits for one in others)
-            ):
-                return True
-        return False
+        return _until(network, self._spared) > 0.0
 
     def network(self, address: str, prefix: int | None = None) -> Network | None:
         """What is counted and banned for this client; None where it is spared."""
@@ -134,10 +159,18 @@ class Judge:
                     found.setdefault(counter.policy.ports or self.ports, []).append(counter)
         return found
 
-    def _keys(self, address: str, counters: Sequence[_Counter]) -> list[str]:
+    def _keys(self, address: str, counters: Sequence[_Counter], time: float) -> list[str]:
         """The address's key for each counter; empty where it is spared (and then it is under every width)."""
         keys = (self._key(address, counter.policy.prefix) for counter in counters)
-        return [key for key in keys if key is not None]
+        found = [key for key in keys if key is not None]
+        if self._grace_ends:
+            if self._graced(address, time):
+                return []
+            found = [address if "/" in key and self._graced(key, time) else key for key in found]
+        return found
+
+    def _graced(self, key: str, time: float) -> bool:
+        return time < _until(ip_network(key), self._grace_ends)
 
     def _find_key(self, address: str, prefix: int | None) -> str | None:
         network = self.network(address, prefix)
@@ -151,7 +184,7 @@ class Judge:
         if event.time is None or event.address is None:
             return bans
         for ports, counters in self._counters(event.kind).items():
-            keys = self._keys(event.address, counters)
+            keys = self._keys(event.address, counters, event.time)
             if not keys:
                 break
             if any(self._banned(key, ports, event.time) for key in keys):
@@ -297,6 +330,50 @@ class Judge:
         for window in self._windows.get(ports, ()):
             window.forget(key)
 
+    # --- graces -------------------------------------------------------------------------------------------------------
+
+    def grace(self, graces: Sequence[Grace]) -> None:
+        """Until their ends no hit of these networks counts, and those that they had are forgotten."""
+        oldest = max((grace.since for grace in graces), default=0.0) - self._keep
+        kept = (grace for grace in self._graces.values() if grace.until > oldest)
+        self._take_graces({grace.network: grace for grace in (*kept, *graces)})
+        prefixes = {policy.prefix for policy in self.policies if policy.prefix} | {32, 128, self._ipv6_prefix}
+        windows = [counter.window for counter in self._all]
+        for network in (grace.network for grace in graces):
+            around = (network.supernet(new_prefix=n) for n in prefixes if n <= network.prefixlen)
+            keys = {str(Target(each, ())) for each in around}
+            if network.prefixlen < network.max_prefixlen:
+                keys.update(key for window in windows for key in window if _inside(key, network))
+            for window in windows:
+                for key in keys:
+                    window.forget(key)
+
+    def end_graces(self, bans: Iterable[Ban]) -> list[Grace]:
+        """A ban by hand overrides: the graces of networks that lie in one of these end. Those that did."""
+        if not self._graces:
+            return []
+        banned = {ban.target.network for ban in bans}
+        ended = {
+            network: grace
+            for network, grace in self._graces.items()
+            if any(network.supernet(new_prefix=n) in banned for n in range(network.prefixlen + 1))
+        }
+        self._take_graces({network: grace for network, grace in self._graces.items() if network not in ended})
+        return list(ended.values())
+
+    def graces(self, now: float, network: Network | None = None) -> list[Grace]:
+        """Those that have not ended, the next to end first; of what `network` lies in, or all."""
+        found = [grace for grace in self._graces.values() if now < grace.until]
+        if network is not None:
+            around = {network.supernet(new_prefix=n) for n in range(network.prefixlen + 1)}
+            found = [grace for grace in found if grace.network in around]
+        return sorted(found, key=lambda grace: grace.until)
+
+    def _take_graces(self, graces: dict[Network, Grace]) -> None:
+        self._graces, self._grace_ends = graces, {}
+        for network, grace in graces.items():
+            self._grace_ends.setdefault((network.version, network.prefixlen), {})[_bits(network)] = grace.until
+
     # --- after a restart: the log and the ledger instead of saved counters -------------------------------------------
 
     def remember(self, bans: Iterable[Past]) -> None:
@@ -317,7 +394,7 @@ class Judge:
         for span in self._unread.pop((event.file, event.offset), ()):
             self._apply(span)
         for ports, counters in self._counters(event.kind).items():
-            keys = self._keys(event.address, counters)
+            keys = self._keys(event.address, counters, event.time)
             for key in keys:
                 for span in list(self._waiting.get((key, ports), ())):
                     if span.since < event.time:

@@ -229,6 +229,10 @@ def _choice(*choices: str) -> Callable[[_Value], str]:
     return read
 
 
+def _verdict(value: _Value) -> str:
+    return "tcp reset" if value.text == "reset" else _choice("tcp reset", "reject", "drop")(value)
+
+
 def _yes(value: _Value) -> bool:
     return _choice("yes", "no")(value) == "yes"
 
@@ -327,7 +331,7 @@ DAEMON: dict[str, Callable[[_Value], Any]] = {
     "command": _command,
     "list": _path,
     "format": _choice("hosts", "postfix", "rbldnsd", "nftables"),
-    "verdict": _choice("tcp reset", "reject", "drop"),
+    "verdict": _verdict,
     "allow": _networks,
     "ipv6_prefix": _number(32, 128),
     "capacity": _number(100, 10_000_000),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
+from collections.abc import Iterator
 
 LATE = 3600.0  # seconds; the horizon of a join by queue id
 
@@ -72,6 +73,9 @@ class Window:
         kept = self._keys.get(key)
         if kept is not None and len(kept) > 2 * self.hits:
             del kept[: -2 * self.hits]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
 
     def forget(self, key: str) -> None:
         self._keys.pop(key, None)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from denyspam.events import Ban, Event, Target
-from denyspam.ledger import MEMORY, Ledger, Row
+from denyspam.events import Ban, Event, Grace, Target
+from denyspam.ledger import MEMORY, TABLES, Ledger, Row
 
 
 def target(text: str = "192.0.2.7/32", *ports: int) -> Target:
@@ -160,4 +160,34 @@ def test_a_long_fault_keeps_the_newest_bans_and_positions(path: str, monkeypatch
 def test_in_memory_where_there_is_no_file(path: str) -> None:
     ledger = Ledger(MEMORY, 0)
     ledger.decide(ban())
+    assert ledger.commit()
+
+
+def test_graces_survive_until_they_are_pruned(path: str) -> None:
+    one = Grace(ip_network("192.0.2.7"), 10.0, 100.0, "a customer")
+    two = Grace(ip_network("2001:db8::/64"), 20.0, 2000.0)
+    ledger = Ledger(path, 0)
+    ledger.grace(Grace(one.network, 5.0, 6.0))
+    ledger.grace(one)
+    ledger.grace(two)
+    ledger.close()
+    ledger = Ledger(path, 0)
+    assert ledger.graces(50) == [one, two]
+    assert ledger.graces(100) == [two]
+    ledger.prune(500)
+    ledger.commit()
+    assert ledger.graces(0) == [two]
+    ledger.end_grace(two.network)
+    ledger.commit()
+    assert ledger.graces(0) == []
+
+
+def test_a_ledger_of_the_first_schema_learns_of_graces(path: str) -> None:
+    with sqlite3.connect(path) as old:
+        old.executescript(TABLES.replace("CREATE TABLE IF NOT EXISTS graces", "CREATE TABLE forgotten"))
+        old.execute("INSERT INTO facts VALUES ('settled', '1')")
+        old.execute("PRAGMA user_version = 1")
+    ledger = Ledger(path, 0)
+    assert not ledger.lost
+    ledger.grace(Grace(ip_network("192.0.2.7"), 10.0, 100.0))
     assert ledger.commit()
