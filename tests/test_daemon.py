@@ -148,7 +148,7 @@ def test_by_hand(daemon: Live, network: Network) -> None:
     assert len(daemon.banned()) == 202
     assert daemon.ask("ban", "-", text="203.0.113.1\nnonsense\n").returncode == 2
     for spared in (SERVER4, "127.0.0.1", "::1", "0.0.0.0/0"):
-        assert daemon.ask("ban", spared).returncode == 2, spared
+        assert daemon.ask("ban", spared).returncode == 1, spared
     assert "198.51.100.0/24" in daemon.ask("why", "198.51.100.77").stdout
     assert daemon.ask("release", "--all").returncode == 0
     assert daemon.banned() == []
