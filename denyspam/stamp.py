@@ -1,7 +1,9 @@
 """stamp: the time at the start of a log line. Pure; `now` is an argument.
 
-Reads, after an optional `<PRI>` and the RFC 5424 version `1 `:
-    Mar  4 10:00:00            classic syslog (RFC 3164), also with a fraction or with a year after the day
+Reads, after an optional `<PRI>` and the RFC 5424 version `1 `, or after docker compose's `service-1  | `:
+    Mar  4 10:00:00            classic syslog (RFC 3164), also with a fraction or with a year after the day; months also
+                               as journalctl writes them where LANG is German, French, Spanish, Italian, Dutch, …
+    Wed Mar  4 10:00:00 2026   OpenWrt's logd; Wed 2026-03-04 10:00:00 CET is journalctl's short-full
     2026-03-04T10:00:00.5+01:00  RFC 3339; exim's 2026-03-04 10:00:00[.123][ +0100]; without a zone: the log's
     1772614800.5               epoch seconds
     @4000000069a7...           TAI64N, as daemontools write it (label minus 2**62 minus 10 s)
@@ -22,12 +24,33 @@ CERTAIN = 300 * DAY  # a cached stamp without a year that is younger than this c
 CACHE = 4096  # stamp texts (one a second): about an hour of a busy log, 1 MB
 OLDEST = 8  # years back until every day of the calendar has occurred (1896-1904 apart)
 
-MONTHS = {name: index + 1 for index, name in enumerate(b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())}
+MONTHS = {
+    name.encode(): index + 1
+    for index, names in enumerate(
+        (
+            "jan janv ene gen",
+            "feb févr fev",
+            "mar mär mars mrt",
+            "apr avril abr",
+            "may mai mei mag maj",
+            "jun juin giu",
+            "jul juil lug",
+            "aug août ago",
+            "sep sept set",
+            "oct okt ott out",
+            "nov",
+            "dec déc dez dic des",
+        )
+    )
+    for name in names.split()
+}
 
 _STAMP = re.compile(
-    rb"(?:<\d{1,3}>)?(?:1 )?(?:"
-    rb"(?P<syslog>[A-Z][a-z]{2} {1,2}\d{1,2}(?: \d{4})? \d\d:\d\d:\d\d)(?P<f1>\.\d{1,9})?:?"
+    rb"(?:[0-9A-Za-z][0-9A-Za-z_.-]{0,62} *\| )?(?:<\d{1,3}>)?(?:1 )?(?P<weekday>(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?(?:"
+    rb"(?P<syslog>[A-Za-z\x80-\xff]{3,6}\.? {1,2}\d{1,2}(?: \d{4})? \d\d:\d\d:\d\d(?(weekday)(?: \d{4})?))"
+    rb"(?P<f1>\.\d{1,9})?:?"
     rb"|(?P<iso>\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?P<f2>[.,]\d{1,9})?(?P<zone>Z| ?[+-]\d\d:?\d\d)?"
+    rb"(?(weekday)(?: [A-Z]{2,5})?)"
     rb"|(?P<epoch>\d{9,11})(?P<f3>\.\d{1,9})?"
     rb"|@(?P<tai>[0-9a-f]{24})"
     rb")(?: |$)"
@@ -54,7 +77,7 @@ class Stamps:
         end = found.end()
         if self._arrival:
             return now, end
-        syslog, fraction, iso, iso_fraction, zone, epoch, epoch_fraction, tai = found.groups()
+        _, syslog, fraction, iso, iso_fraction, zone, epoch, epoch_fraction, tai = found.groups()
         time: float | None
         if syslog is not None:
             time = self._cache.get(syslog)
@@ -83,12 +106,15 @@ class Stamps:
         return time
 
     def _syslog(self, text: bytes, now: float) -> float | None:
-        month, day, *year, clock = text.split()
-        if year or self._year is not None:
-            return self._epoch(int(year[0]) if year else self._year or 0, MONTHS.get(month, 0), int(day), clock)
+        name, day, *others = text.split()
+        clock = next(word for word in others if b":" in word)
+        year = next((int(word) for word in others if b":" not in word), self._year)
+        month = MONTHS.get(name.rstrip(b".").lower(), 0)
+        if year is not None:
+            return self._epoch(year, month, int(day), clock)
         newest = datetime.fromtimestamp(now + DAY, self._zone).year
         for candidate in range(newest, newest - OLDEST - 1, -1):
-            time = self._epoch(candidate, MONTHS.get(month, 0), int(day), clock)
+            time = self._epoch(candidate, month, int(day), clock)
             if time is not None and time <= now + DAY:
                 return time
         return None

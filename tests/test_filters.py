@@ -50,6 +50,13 @@ def test_shipped_filters_pass_their_own_samples(path: Path) -> None:
         ("<22>1 2026-03-04T10:00:00Z mx demo/smtpd 1 - - no relay for [192.0.2.1]: x", "mx", 1),
         ('<22>1 2026-03-04T10:00:00Z mx demo/smtpd 1 - [a b="\\]"][c] no relay for [192.0.2.1]: x', "mx", 1),
         ("2026-03-04T10:00:00+00:00 demo/smtpd[1]: no relay for [192.0.2.1]: x", "", 1),
+        ("Mar  4 10:00:00 mx mail.info demo/smtpd[1]: no relay for [192.0.2.1]: x", "mx", 1),  # busybox
+        ("Mar  4 10:00:00 mx mail:info demo/smtpd[1]: no relay for [192.0.2.1]: x", "mx", 1),  # AIX
+        ("Mar  4 10:00:00 <mail.info> mx demo/smtpd[1]: no relay for [192.0.2.1]: x", "mx", 1),  # FreeBSD -vv
+        ("Mar  4 10:00:00 <2.6> mx demo/smtpd[1]: no relay for [192.0.2.1]: x", "mx", 1),  # FreeBSD -v
+        ("Wed Mar  4 10:00:00 2026 mail.info demo/smtpd[1]: no relay for [192.0.2.1]: x", "mail.info", 1),  # OpenWrt
+        ("Mar  4 10:00:00 2001:db8::25 demo/smtpd[1]: no relay for [192.0.2.1]: x", "2001:db8::25", 1),
+        ("Mar  4 10:00:00 mx demo/smtpd(pam_unix)[1]: no relay for [192.0.2.1]: x", "mx", 1),  # old Linux-PAM
         ("2026-03-04 10:00:00 no relay for [192.0.2.1]: x", "", 1),
         ("2026-03-04 10:00:00 [123] no relay for [192.0.2.1]: x", "", 1),
         ("Mar  4 10:00:00 mx demo/smtpd[1]: 2026-03-04 10:00:00.5 +0000 no relay for [192.0.2.1]: x", "mx", 1),

@@ -36,6 +36,12 @@ NOW = at(2026, 3, 4, 12)
         (b"1772614800 mx x: y", 1772614800.0, b"mx x: y"),
         (b"1772614800.75 mx x: y", 1772614800.75, b"mx x: y"),
         (b"@4000000069a7f9da1dcd6500 x: y", 0x69A7F9DA - 10 + 0.5, b"x: y"),
+        (b"Wed Mar  4 10:00:00 2026 mail.info x[1]: y", at(2026, 3, 4, 10), b"mail.info x[1]: y"),  # OpenWrt
+        (b"Wed 2026-03-04 10:00:00 CET mx x: y", at(2026, 3, 4, 10), b"mx x: y"),  # journalctl -o short-full
+        (b"mailserver-1  | Mar  4 10:00:00 mx x: y", at(2026, 3, 4, 10), b"mx x: y"),  # docker compose logs
+        ("Mär 04 10:00:00 mx x: y".encode(), at(2026, 3, 4, 10), b"mx x: y"),  # journalctl, LANG=de_DE
+        ("déc. 24 10:00:00 mx x: y".encode(), at(2025, 12, 24, 10), b"mx x: y"),
+        (b"2026-03-04 10:00:00 SMTP call from x", at(2026, 3, 4, 10), b"SMTP call from x"),  # exim's word, no zone
     ],
 )
 def test_forms(line: bytes, time: float, rest: bytes) -> None:
