@@ -126,7 +126,17 @@ def _run(asked: argparse.Namespace) -> int:
     from denyspam.logfile import Unavailable
 
     stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "  # the journal has a clock of its own
-    logging.basicConfig(level=logging.INFO, format=f"{stamp}denyspam[{os.getpid()}]: %(message)s", stream=sys.stderr)
+
+    class EachLine(logging.Formatter):
+        """A record of several lines, as so many records."""
+
+        def format(self, record: logging.LogRecord) -> str:
+            text = super().format(record)
+            return text.replace("\n", "\n" + text[: text.find(record.message)]) if "\n" in text else text
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(EachLine(f"{stamp}denyspam[{os.getpid()}]: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     try:
         daemon.run(asked.conf or CONF, flush=asked.flush_on_stop)

@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from apscheduler.events import EVENT_JOB_ERROR
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -49,16 +49,15 @@ SLICE = 0.02  # seconds of reading before the loop may do something else, such a
 PIECE = 65_536  # bytes of a log read at once: some 10 ms of a hostile log
 DRIFT = 2.0  # seconds the kernel's time left may differ from ours before it is set anew
 RETRY = 0.9  # seconds between two tries to write a ledger that fails: below a tick, so that each one tries
+TOLD = 500  # decisions in one write to the log
 Loaded = tuple[Settings, dict[str, list[Filter]]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """A ban's open row in the ledger."""
+class _Open(NamedTuple):
+    """A ban's open row in the ledger. The ban is the judge's, without its evidence."""
 
     row: int
-    since: float
-    until: float
+    ban: Ban
 
 
 class Daemon:
@@ -103,6 +102,7 @@ class Daemon:
             self._broke,
             end_sessions=settings.end_sessions and settings.mode == "enforce",
         )
+        self._reasons = {each.name: f"{each.name} {show.limit(each)}" for each in settings.policies}
         self.repairs = 0  # bans that somebody else had taken out of the kernel
 
     # --- one run --------------------------------------------------------------------------------------------------
@@ -114,6 +114,7 @@ class Daemon:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self._broke(context.get("exception")))
         drift = self._ear()  # before the first look at the kernel, so that no change falls in between
         held = await self.enforcer.start()
+        looked = time.time()
         control = Server(settings.socket, settings.group, Answers(self).answer)
         scheduler = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
         watch: Watch | None = None
@@ -124,7 +125,7 @@ class Daemon:
                 raise Unavailable(f"the socket {settings.socket} cannot be made: {error.strerror or error}") from error
             self._save()
             self._remember()
-            self._restore(held)
+            self._restore(held, looked)
             await self._recall()
             if self._done.done():  # stopped meanwhile: nothing may be decided on counters half rebuilt
                 return await self._done
@@ -206,7 +207,9 @@ class Daemon:
         self.judge.grace(self.ledger.graces(self.started - self.judge.memory))
         for row in rows:
             if row.ended is None:
-                self._rows[row.ban.target] = _Open(row.id, row.ban.since, row.ban.until)
+                self._rows[row.ban.target] = _Open(row.id, self.judge.active[row.ban.target])
+                if row.state == "pending":
+                    self.pending.add(row.ban.target)
         self._expire()
         self._release_spared("never banned by the configuration as it is now")
 
@@ -239,26 +242,26 @@ class Daemon:
                 pause = time.monotonic() + SLICE
         self.judge.settle()
 
-    def _restore(self, held: Sequence[Held]) -> None:
-        """Give the kernel what it lacks of the bans that hold: at the start, and after it refused (a flushed table)."""
+    def _restore(self, held: Sequence[Held], looked: float) -> int:
+        """Give the kernel what it lacked when it was looked at; how many of those bans it had taken before."""
         left = {one.target: one.left for one in held}
-        now = time.time()
         lacking = []
         for target, ban in self.judge.active.items():
             there = left.get(target, -1.0)
-            if there is not None and abs(there - (ban.until - now)) > DRIFT:
+            if there is not None and abs(there - (ban.until - looked)) > DRIFT:
                 lacking.append(ban)
+        before = len(self.pending)
         self.pending.update(ban.target for ban in lacking)
+        lost = len(self.pending) - before
         self.enforcer.ban(lacking)
-        self._confirm(set(self.judge.active) - self.pending)
+        self._confirm(self.pending.difference(ban.target for ban in lacking))
         if lacking:
             log.info("restoring %s", show.count(len(lacking), "ban"))
+        return lost
 
     def _mended(self, held: Sequence[Held]) -> None:
         """Our part of the firewall was made anew or looked at: what it holds must be what we hold."""
-        before = len(self.pending)
-        self._restore(held)
-        missing = len(self.pending) - before
+        missing = self._restore(held, time.time())
         ours = {*self.judge.active, *self.enforcer.ordered}
         unknown = [one.target for one in held if one.target not in ours]
         self.enforcer.release(unknown)
@@ -304,7 +307,7 @@ class Daemon:
             ]
             for ban in adopted:
                 self.judge.hold(ban)
-                self._rows[ban.target] = _Open(self.ledger.decide(ban, "active"), ban.since, ban.until)
+                self._rows[ban.target] = _Open(self.ledger.decide(ban, "active"), self.judge.active[ban.target])
             log.warning("the ledger is new: adopted %s that the kernel holds", show.count(len(adopted), "ban"))
         else:
             self.enforcer.release(one.target for one in unknown)
@@ -357,41 +360,42 @@ class Daemon:
     def decided(self, bans: Sequence[Ban], now: float) -> None:
         """Write down what was decided, with the positions, then tell the firewall."""
         fresh = []
+        said = []
         for ban in bans:
-            holds = self.judge.active.get(ban.target)
+            target = ban.target
+            holds = self.judge.active.get(target)
             if holds is not None and holds.until > ban.until:
                 over = ban.until <= now
                 self.late += over
                 state = "expired" if ban.until <= holds.since else "replaced"  # as the judge counts strikes
                 self.ledger.decide(ban, state, ended=min(now, ban.until))
-                self._say(ban, " (over already)" if over else " (another ban holds longer)")
+                said.append(self._sentence(ban, " (over already)" if over else " (another ban holds longer)"))
                 continue
-            before = self._rows.get(ban.target)
+            before = self._rows.get(target)
             if before is not None:
-                self._close(ban.target, "replaced" if before.until > ban.since else "expired", now)
+                self._close(target, "replaced" if before.ban.until > ban.since else "expired", now)
             if ban.until <= now:
                 self.late += 1
                 self.ledger.decide(ban, "expired", ended=ban.until)
-                self._say(ban, " (over already)")
+                said.append(self._sentence(ban, " (over already)"))
                 continue
-            self._rows[ban.target] = _Open(self.ledger.decide(ban), ban.since, ban.until)
-            self.pending.add(ban.target)
-            fresh.append(ban)
-            self._say(ban)
+            held = holds or ban._replace(evidence=())
+            self._rows[target] = _Open(self.ledger.decide(ban), held)
+            self.pending.add(target)
+            fresh.append(held)
+            said.append(self._sentence(ban))
         self.bans += len(bans)
         self._save()
-        self.enforcer.ban(replace(ban, evidence=()) for ban in fresh)
+        self.enforcer.ban(fresh)
         self._arm()
+        tell(said)
 
-    def _say(self, ban: Ban, more: str = "") -> None:
-        filters = sorted({event.filter for event in ban.evidence})
-        policy = next((each for each in self.settings.policies if each.name == ban.rule), None)
-        reason = f"{ban.rule} {show.limit(policy)}" if policy else ban.rule
-        where = f" ({', '.join(filters)})" if filters else ""
+    def _sentence(self, ban: Ban, more: str = "") -> str:
+        filters = ", ".join(sorted({event.filter for event in ban.evidence}))
+        reason = self._reasons.get(ban.rule, ban.rule)
+        where = f" ({filters})" if filters else ""
         note = f" [{ban.note}]" if ban.note else ""
-        log.info(
-            "banned %s for %s: %s%s%s%s", ban.target, show.duration(ban.until - ban.since), reason, where, note, more
-        )
+        return f"banned {ban.target} for {show.duration(ban.until - ban.since)}: {reason}{where}{note}{more}"
 
     def _confirmed(self, bans: Sequence[Ban]) -> None:
         self._confirm({ban.target for ban in bans})
@@ -416,11 +420,13 @@ class Daemon:
     def end(self, bans: dict[Target, Ban], user: str, note: str) -> None:
         """Release these by hand."""
         now = time.time()
+        said = []
         for target, ban in list(bans.items()):
             self.judge.release(target, now)
             self._close(target, "released", now, f"by {user}: {note}" if note else f"by {user}")
             self.releases += 1
-            log.info("released %s after %s: by %s", target, show.duration(now - ban.since), user)
+            said.append(f"released {target} after {show.duration(now - ban.since)}: by {user}")
+        tell(said)
         self.enforcer.release(bans)
         self._commit()
         self._arm()
@@ -429,11 +435,13 @@ class Daemon:
         """The bans that are over; the kernel has ended them by itself."""
         now = time.time()
         over = self.judge.expire(now)
+        said = []
         for release in over:
             row = self._close(release.target, "expired", now)
             if row is not None:
                 self.releases += 1
-                log.info("released %s after %s", release.target, show.duration(row.until - row.since))
+                said.append(f"released {release.target} after {show.duration(row.ban.until - row.ban.since)}")
+        tell(said)
         if over:
             self._commit()
         self._arm()
@@ -499,6 +507,13 @@ class Daemon:
 
     def _action_name(self) -> str:
         return "dryrun (mode = watch)" if self.settings.mode == "watch" else self.settings.action
+
+
+def tell(sentences: Sequence[str]) -> None:
+    """Logs one line a decision: some at a time, in one record and one write, since a line by itself costs as much as
+    the ban. The program's formatter begins each line as if it stood alone."""
+    for start in range(0, len(sentences), TOLD):
+        log.info("%s", "\n".join(sentences[start : start + TOLD]))
 
 
 # --- the process ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ well as it ever will be. Times are epoch seconds as float, from the line's own s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from socket import AF_INET, AF_INET6, inet_ntop
+from typing import NamedTuple
 
 Network = IPv4Network | IPv6Network
 
@@ -72,21 +74,60 @@ class Policy:
     ports: tuple[int, ...] | None = None  # None: the daemon's
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a ban closes: these local ports to this network. The key of a ban everywhere."""
+class Target(tuple[str, tuple[int, ...]]):
+    """What a ban closes: these local ports to this network. The key of a ban everywhere.
 
-    network: Network
-    ports: tuple[int, ...]  # sorted, unique
+    A pair (name, ports), and not an object of two networks: there may be a million. `name` is the network's canonical
+    text, one host without a prefix length: 192.0.2.7 or 2001:db8::/64; `ports` are sorted and unique.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, network: Network, ports: tuple[int, ...]) -> Target:
+        return tuple.__new__(cls, (_name(network), ports))
+
+    @classmethod
+    def named(cls, name: str, ports: tuple[int, ...]) -> Target:
+        """Of a name that was another target's."""
+        return tuple.__new__(cls, (name, ports))
+
+    @property
+    def name(self) -> str:
+        return self[0]
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        return self[1]
+
+    @property
+    def network(self) -> Network:
+        """Made anew each time, at 5 µs."""
+        return ip_network(self[0])
 
     def __str__(self) -> str:
-        network = self.network
-        host = network.prefixlen == network.max_prefixlen
-        return str(network.network_address) if host else str(network)
+        return self[0]
+
+    def __repr__(self) -> str:
+        return f"Target({self[0]}, {self[1]})"
+
+    def __getnewargs__(self) -> tuple[Network, tuple[int, ...]]:
+        return self.network, self.ports
 
 
-@dataclass(frozen=True, slots=True)
-class Ban:
+def _name(network: Network) -> str:
+    address = address_text(network.network_address.packed)
+    return address if network.prefixlen == network.max_prefixlen else f"{address}/{network.prefixlen:d}"
+
+
+def address_text(packed: bytes) -> str:
+    """The canonical text of an address of 4 or 16 bytes; fifty times as fast as `ipaddress` where it can be."""
+    if len(packed) == 4:
+        return inet_ntop(AF_INET, packed)
+    text = inet_ntop(AF_INET6, packed)
+    return str(IPv6Address(packed)) if "." in text else text  # the C library writes ::102:304 as ::1.2.3.4
+
+
+class Ban(NamedTuple):
     """A decision. It holds from `since` (inclusive) to `until` (exclusive), epoch seconds."""
 
     target: Target
@@ -99,8 +140,7 @@ class Ban:
     mark: tuple[str, int] | None = None  # file and offset of the deciding hit; None for a ban by hand
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
+class Past(NamedTuple):
     """A ban as the ledger remembers it. `ended` is when it ended, None while it holds."""
 
     ban: Ban
@@ -118,8 +158,7 @@ class Grace:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """The end of a ban: `expired`, `released` by hand, or `replaced`."""
 
     target: Target
@@ -127,8 +166,7 @@ class Release:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """An element the kernel holds, with the seconds it has left (None: without end)."""
 
     target: Target

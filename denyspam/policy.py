@@ -11,8 +11,8 @@ never in force, and no strike where the two overlap. Spared are loopback, the ho
 where a widened network would overlap one of those, the single address is counted and banned instead.
 A grace, given by hand, spares a network in the same way for a time: what it had is forgotten, and no hit whose time is
 before the grace's end counts, however late it is told.
-Bounded: windows and remembered bans by `capacity` keys, evidence by the newest RING events of all keys together (a ban
-whose older lines have left the ring still says how many hits it had).
+Bounded: windows by `capacity` keys, and as many bans that are over; evidence by the newest RING events of all keys
+together (a ban whose older lines have left the ring still says how many hits it had).
 """
 
 # Every decision to ban or to release is made in this file, and none elsewhere.
@@ -20,14 +20,15 @@ whose older lines have left the ring still says how many hits it had).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from math import inf
 from socket import AF_INET, AF_INET6, inet_pton
 
-from denyspam.events import HARMLESS, Ban, Event, Grace, Network, Past, Policy, Release, Target
+from denyspam.events import HARMLESS, Ban, Event, Grace, Network, Past, Policy, Release, Target, address_text
 from denyspam.window import LATE, Window
 
 RING = 16_384  # events kept as evidence
@@ -37,15 +38,18 @@ YEAR = 365 * 86_400.0
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
 
-@dataclass(slots=True)
+Key = tuple[str, tuple[int, ...]]  # equal to its Target, and made in a tenth of the time
+
+
+@dataclass(slots=True, eq=False)
 class _Span:
     """A ban in force from `since` to `end`, as hits see it."""
 
-    key: str
-    ports: tuple[int, ...]
     since: float
     end: float
     strike: bool
+    waiting: bool  # remembered, and the re-reading has not come to it yet
+    earlier: _Span | None  # of the same target
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,16 @@ def _bits(network: Network) -> int:
     return int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
 
 
-def _until(network: Network, ends: Ends) -> float:
+def _numbers(network: Network) -> tuple[int, int, int]:
+    return network.version, _bits(network), network.prefixlen
+
+
+def _until(version: int, bits: int, length: int, ends: Ends) -> float:
     """The latest end of those in `ends` that overlap the network; 0.0 where none does."""
-    bits, latest = _bits(network), 0.0
-    for (version, length), others in ends.items():
-        narrower = length - network.prefixlen
-        if version != network.version:
+    latest = 0.0
+    for (other, prefix), others in ends.items():
+        narrower = prefix - length
+        if other != version:
             continue
         if narrower <= 0:
             latest = max(latest, others.get(bits >> -narrower, 0.0))
@@ -115,13 +123,12 @@ class Judge:
         self._keep = max(longest + LATE, *strikes, 0.0)
         self._active: dict[Target, Ban] = {}
         self._port_lists: set[tuple[int, ...]] = set()  # of all bans so far; a handful
-        self._ends: list[tuple[float, int, Target]] = []
-        self._spans: dict[tuple[str, tuple[int, ...]], list[_Span]] = {}
-        self._unread: dict[tuple[str, int], list[_Span]] = {}  # bans remembered whose deciding hit is still to come
-        self._waiting: dict[tuple[str, tuple[int, ...]], list[_Span]] = {}
+        self._ends: list[tuple[float, Target]] = []  # a heap; every span's ban stands here, and then in `_over`
+        self._over: deque[tuple[float, Target]] = deque()  # ends that have passed, the oldest first
+        self._spans: dict[Key, _Span] = {}  # the newest of each
+        self._unread: dict[tuple[str, int], list[tuple[Target, _Span]]] = {}  # whose deciding hit is still to come
         self._ring: list[Event | None] = [None] * RING
         self._serial = 0
-        self._order = 0  # equal ends leave the heap in the order in which they came
         self._clock = 0.0  # the newest time of any hit
 
     # --- who is counted -------------------------------------------------------------------------------------------
@@ -135,19 +142,12 @@ class Judge:
 
     def spared(self, network: Network) -> bool:
         """Whether loopback, an own address or an allowed one lies in `network`, or it in one of them."""
-        return _until(network, self._spared) > 0.0
+        return _until(*_numbers(network), self._spared) > 0.0
 
     def network(self, address: str, prefix: int | None = None) -> Network | None:
         """What is counted and banned for this client; None where it is spared."""
-        host: Network = ip_network(ip_address(address))
-        if self.spared(host):
-            return None
-        if host.version == 6:
-            width = prefix if prefix is not None and prefix > 32 else self._ipv6_prefix
-        else:
-            width = prefix if prefix is not None and prefix <= 32 else 32
-        wide: Network = host.supernet(new_prefix=width)
-        return host if self.spared(wide) else wide
+        name = self._find_key(address, prefix)
+        return None if name is None else ip_network(name)
 
     def _counters(self, kind: str) -> dict[tuple[int, ...], list[_Counter]]:
         """Port list -> the policies that count this kind on these ports, in the order written."""
@@ -161,8 +161,7 @@ class Judge:
 
     def _keys(self, address: str, counters: Sequence[_Counter], time: float) -> list[str]:
         """The address's key for each counter; empty where it is spared (and then it is under every width)."""
-        keys = (self._key(address, counter.policy.prefix) for counter in counters)
-        found = [key for key in keys if key is not None]
+        found = [key for counter in counters if (key := self._key(address, counter.policy.prefix)) is not None]
         if self._grace_ends:
             if self._graced(address, time):
                 return []
@@ -170,38 +169,51 @@ class Judge:
         return found
 
     def _graced(self, key: str, time: float) -> bool:
-        return time < _until(ip_network(key), self._grace_ends)
+        return time < _until(*_numbers(ip_network(key)), self._grace_ends)
 
     def _find_key(self, address: str, prefix: int | None) -> str | None:
-        network = self.network(address, prefix)
-        return None if network is None else str(Target(network, ()))
+        """A Target's name. In numbers, since a botnet shows a new address with every line."""
+        version, family, most = (6, AF_INET6, 128) if ":" in address else (4, AF_INET, 32)
+        packed = inet_pton(family, address)
+        number = int.from_bytes(packed, "big")
+        if _until(version, number, most, self._spared):
+            return None
+        if version == 6:
+            width = prefix if prefix is not None and prefix > 32 else self._ipv6_prefix
+        else:
+            width = prefix if prefix is not None and prefix <= 32 else 32
+        low = most - width
+        if not low or _until(version, number >> low, width, self._spared):
+            return address_text(packed)
+        return f"{address_text((number >> low << low).to_bytes(most // 8, 'big'))}/{width}"
 
     # --- deciding -------------------------------------------------------------------------------------------------
 
     def decide(self, event: Event) -> list[Ban]:
         """Count an event; the bans that it completes, one per port list at most."""
         bans: list[Ban] = []
-        if event.time is None or event.address is None:
+        time = event.time
+        if time is None or event.address is None:
             return bans
         for ports, counters in self._counters(event.kind).items():
-            keys = self._keys(event.address, counters, event.time)
+            keys = self._keys(event.address, counters, time)
             if not keys:
                 break
-            if any(self._banned(key, ports, event.time) for key in keys):
+            if self._banned(keys, ports, time):
                 continue
-            serial = self._note(event, event.time)
+            serial = self._note(event, time)
             best: Ban | None = None
             for key, counter in zip(keys, counters, strict=False):
-                serials = counter.window.add(key, event.time, serial)
+                serials = counter.window.add(key, time, serial)
                 if serials:
-                    ban = self._ban(counter.policy, Target(ip_network(key), ports), event, event.time, serials)
+                    ban = self._ban(counter.policy, Target.named(key, ports), event, time, serials)
                     if best is None or ban.until > best.until:
                         best = ban
             if best is not None:
                 longer = self._longer(best)
                 if longer:
                     self._span(best, best.until, strike=all(span.since >= best.until for span in longer))
-                    self._forget(str(best.target), ports)
+                    self._forget(best.target)
                 else:
                     self.hold(best)
                 bans.append(best)
@@ -212,14 +224,13 @@ class Judge:
 
         By the spans, not by what is active: those follow the log alone, so that replay and live agree.
         """
-        return [span for span in self._spans.get((str(ban.target), ban.target.ports), ()) if span.end > ban.until]
+        return [span for span in self._known(ban.target) if span.end > ban.until]
 
     def _ban(self, policy: Policy, target: Target, event: Event, time: float, serials: Sequence[int]) -> Ban:
         duration = policy.duration
         if policy.ceiling is not None:
             since = time - (policy.forget or YEAR)
-            spans = self._spans.get((str(target), target.ports), ())
-            strikes = sum(span.strike and span.since >= since for span in spans)
+            strikes = sum(span.strike and span.since >= since for span in self._known(target))
             duration = min(duration * 2.0 ** min(strikes, 64), policy.ceiling)
         found = (self._ring[serial % RING] for serial in serials[-EVIDENCE:] if serial > self._serial - RING)
         evidence = tuple(one for one in found if one)
@@ -233,8 +244,22 @@ class Judge:
         self._ring[self._serial % RING] = event
         return self._serial
 
-    def _banned(self, key: str, ports: tuple[int, ...], time: float) -> bool:
-        return any(span.since <= time < span.end for span in self._spans.get((key, ports), ()))
+    def _banned(self, keys: Sequence[str], ports: tuple[int, ...], time: float) -> bool:
+        for key in keys:
+            if (key, ports) in self._spans:
+                for span in self._known((key, ports)):
+                    if span.since <= time < span.end:
+                        return True
+        return False
+
+    def _known(self, target: Key) -> Iterator[_Span]:
+        """The spans of a target, the newest first. What is forgotten goes by the log's clock alone, never by when
+        somebody looked: replay and live agree."""
+        span, horizon = self._spans.get(target), self._clock - self._keep
+        while span is not None:
+            if span.end > horizon:
+                yield span
+            span = span.earlier
 
     # --- bans that hold -------------------------------------------------------------------------------------------
 
@@ -243,7 +268,7 @@ class Judge:
         replaced = Release(ban.target, "replaced") if ban.target in self._active else None
         self._end(ban.target, ban.since, strike=False)
         self._span(ban, ban.until, strike=True)
-        self._forget(str(ban.target), ban.target.ports)
+        self._forget(ban.target)
         self._activate(ban)
         return replaced
 
@@ -258,11 +283,13 @@ class Judge:
         """The bans that are over at `now`."""
         over = []
         while self._ends and self._ends[0][0] <= now:
-            until, _, target = heapq.heappop(self._ends)
+            self._over.append(heapq.heappop(self._ends))
+            until, target = self._over[-1]
             ban = self._active.get(target)
             if ban is not None and ban.until == until:
                 del self._active[target]
                 over.append(Release(target, "expired"))
+        self._forget_spans()
         return over
 
     @property
@@ -272,7 +299,7 @@ class Judge:
 
     @property
     def active(self) -> dict[Target, Ban]:
-        """The bans that hold, without their evidence. Not to be changed."""
+        """The bans that hold, without evidence and mark. Not to be changed."""
         return self._active
 
     def covering(self, network: Network) -> list[Ban]:
@@ -305,28 +332,37 @@ class Judge:
         return sum(len(counter.window) for counter in self._all)
 
     def _activate(self, ban: Ban) -> None:
-        ban = replace(ban, evidence=())
+        ban = ban._replace(evidence=(), mark=None)
         self._active[ban.target] = ban
         self._port_lists.add(ban.target.ports)
-        self._order += 1
-        heapq.heappush(self._ends, (ban.until, self._order, ban.target))
+        heapq.heappush(self._ends, (ban.until, ban.target))
 
-    def _span(self, ban: Ban, end: float, *, strike: bool) -> _Span:
-        span = _Span(str(ban.target), ban.target.ports, ban.since, end, strike)
-        place = (span.key, span.ports)
-        spans = [one for one in self._spans.pop(place, ()) if one.end > self._clock - self._keep]
-        self._spans[place] = [*spans[-64:], span]  # 64: doubling is at its ceiling long before
-        while len(self._spans) > self._capacity:
-            self._spans.pop(next(iter(self._spans)))
+    def _span(self, ban: Ban, end: float, *, strike: bool, waiting: bool = False) -> _Span:
+        earlier = self._spans.get(ban.target)
+        if earlier is not None:
+            kept = list(self._known(ban.target))[:64]  # doubling is at its ceiling long before
+            for newer, older in zip(kept, [*kept[1:], None], strict=False):
+                newer.earlier = older
+            earlier = kept[0] if kept else None
+        span = self._spans[ban.target] = _Span(ban.since, end, strike, waiting, earlier)
         return span
 
+    def _forget_spans(self) -> None:
+        """Those that matter no more, and above the capacity the stalest; never one of a ban that holds."""
+        horizon = self._clock - self._keep
+        while self._over and (self._over[0][0] <= horizon or len(self._spans) > self._capacity):
+            until, target = self._over.popleft()
+            if all(span.end <= max(horizon, until) for span in self._known(target)):
+                self._spans.pop(target, None)
+
     def _end(self, target: Target, time: float, *, strike: bool) -> None:
-        for span in self._spans.get((str(target), target.ports), ()):
+        for span in self._known(target):
             if span.end > time:
                 span.end = time
                 span.strike = strike
 
-    def _forget(self, key: str, ports: tuple[int, ...]) -> None:
+    def _forget(self, target: Key) -> None:
+        key, ports = target
         for window in self._windows.get(ports, ()):
             window.forget(key)
 
@@ -380,43 +416,42 @@ class Judge:
         """What the ledger knows, oldest first, before the log is re-read with recall()."""
         for past in bans:
             end = past.ban.until if past.ended is None else min(past.ended, past.ban.until)
-            span = self._span(past.ban, end, strike=not past.released)
+            span = self._span(past.ban, end, strike=not past.released, waiting=True)
             if past.ban.mark is not None:
-                self._unread.setdefault(past.ban.mark, []).append(span)
-            self._waiting.setdefault((span.key, span.ports), []).append(span)
+                self._unread.setdefault(past.ban.mark, []).append((past.ban.target, span))
             if past.ended is None:
                 self._activate(past.ban)
+            else:
+                heapq.heappush(self._ends, (end, past.ban.target))
 
     def recall(self, event: Event) -> None:
         """Count an event that was decided on before the restart: bans come from remember(), none is made here."""
-        if event.time is None or event.address is None:
+        time = event.time
+        if time is None or event.address is None:
             return
-        for span in self._unread.pop((event.file, event.offset), ()):
-            self._apply(span)
+        for target, span in self._unread.pop((event.file, event.offset), ()):
+            self._apply(target, span)
         for ports, counters in self._counters(event.kind).items():
-            keys = self._keys(event.address, counters, event.time)
+            keys = self._keys(event.address, counters, time)
             for key in keys:
-                for span in list(self._waiting.get((key, ports), ())):
-                    if span.since < event.time:
-                        self._apply(span)
-            if not keys or any(self._banned(key, ports, event.time) for key in keys):
+                for span in list(self._known((key, ports))):
+                    if span.since < time:
+                        self._apply((key, ports), span)
+            if not keys or self._banned(keys, ports, time):
                 continue
-            serial = self._note(event, event.time)
+            serial = self._note(event, time)
             for key, counter in zip(keys, counters, strict=False):
-                if counter.window.add(key, event.time, serial):
+                if counter.window.add(key, time, serial):
                     counter.window.trim(key)
 
     def settle(self) -> None:
         """Everything up to the last position is read: what was remembered and not met in the log holds now."""
-        for spans in list(self._waiting.values()):
-            for span in list(spans):
-                self._apply(span)
+        for target in self._spans:
+            for span in self._known(target):
+                self._apply(target, span)
         self._unread.clear()
 
-    def _apply(self, span: _Span) -> None:
-        spans = self._waiting.get((span.key, span.ports), [])
-        if span in spans:
-            spans.remove(span)
-            if not spans:
-                del self._waiting[span.key, span.ports]
-            self._forget(span.key, span.ports)
+    def _apply(self, target: Key, span: _Span) -> None:
+        if span.waiting:
+            span.waiting = False
+            self._forget(target)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, tzinfo
+from functools import lru_cache
 
 from denyspam.events import Policy
 
 UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
+@lru_cache(maxsize=1024)  # a flood's bans last equally long
 def duration(seconds: float) -> str:
     """As a policy writes it, with the two largest units: 1h, 1h30m, 45s, 7d."""
     rest = max(0, round(seconds))

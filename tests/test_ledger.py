@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from denyspam.events import Ban, Event, Grace, Target
-from denyspam.ledger import MEMORY, TABLES, Ledger, Row
+from denyspam.ledger import MEMORY, Ledger, Row
 
 
 def target(text: str = "192.0.2.7/32", *ports: int) -> Target:
@@ -80,7 +80,7 @@ def test_a_locked_file_loses_nothing(path: str) -> None:
     ledger.decide(ban())
     assert not ledger.commit()
     assert ledger.fault and "locked" in ledger.fault
-    assert ledger.waiting == 4
+    assert ledger.waiting == 1
     other.execute("ROLLBACK")
     assert ledger.commit()
     assert ledger.fault is None
@@ -142,8 +142,8 @@ def test_a_locked_file_can_be_opened_and_read(path: str) -> None:
 
 
 def test_a_long_fault_keeps_the_newest_bans_and_positions(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest bans go, each with its evidence (which may not stand alone), and positions take no room."""
-    monkeypatch.setattr("denyspam.ledger.QUEUE", 40)
+    """The oldest bans go, each with its evidence, and positions take no room."""
+    monkeypatch.setattr("denyspam.ledger.QUEUE", 10)
     ledger = Ledger(path, 0)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -182,12 +182,65 @@ def test_graces_survive_until_they_are_pruned(path: str) -> None:
     assert ledger.graces(0) == []
 
 
-def test_a_ledger_of_the_first_schema_learns_of_graces(path: str) -> None:
+SCHEMA_1 = """
+CREATE TABLE bans (
+    id INTEGER PRIMARY KEY, network TEXT NOT NULL, ports TEXT NOT NULL, rule TEXT NOT NULL, since REAL NOT NULL,
+    until REAL NOT NULL, hits INTEGER NOT NULL, note TEXT NOT NULL, state TEXT NOT NULL, file TEXT, offset INTEGER,
+    ended REAL, end_note TEXT
+);
+CREATE INDEX bans_open ON bans (state) WHERE ended IS NULL;
+CREATE INDEX bans_network ON bans (network);
+CREATE INDEX bans_until ON bans (until);
+CREATE TABLE evidence (
+    ban INTEGER NOT NULL REFERENCES bans (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    time REAL, kind TEXT, address TEXT, filter TEXT, file TEXT, offset INTEGER, text BLOB,
+    PRIMARY KEY (ban, number)
+) WITHOUT ROWID;
+CREATE TABLE positions (log TEXT PRIMARY KEY, position TEXT NOT NULL, clock REAL NOT NULL);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT);
+INSERT INTO facts VALUES ('settled', '1');
+INSERT INTO positions VALUES ('/mail.log', 'here', 5.5);
+INSERT INTO bans VALUES (1, '192.0.2.7', '25', 'virus', 0, 60, 2, '', 'expired', '/mail.log', 9, 60, '');
+INSERT INTO bans VALUES (2, '2001:db8::/64', '465 587', 'manual', 5, 3605, 0, 'a note', 'active', NULL, NULL, NULL, '');
+INSERT INTO bans VALUES (7, '192.0.2.7', '25', 'virus', 90, 3690, 2, '', 'pending', '/mail.log', 99, NULL, '');
+INSERT INTO evidence VALUES (7, 0, 89.5, 'virus', '192.0.2.7', 'postfix', '/a log', 80, x'ff6f6e65');
+INSERT INTO evidence VALUES (7, 1, 90.0, 'virus', '192.0.2.7', 'postfix', '/a log', 99, x'74776f0d');
+INSERT INTO evidence VALUES (1, 0, 0.0, 'virus', '192.0.2.7', 'postfix', '/mail.log', 9, x'');
+PRAGMA user_version = 1;
+"""
+
+
+# What the next schema added
+SCHEMA_2 = """
+CREATE TABLE graces (network TEXT PRIMARY KEY, since REAL NOT NULL, until REAL NOT NULL, note TEXT NOT NULL);
+PRAGMA user_version = 2;
+"""
+
+
+@pytest.mark.parametrize("later", ["", SCHEMA_2])
+def test_a_ledger_of_an_older_schema_is_taken_over(path: str, later: str) -> None:
     with sqlite3.connect(path) as old:
-        old.executescript(TABLES.replace("CREATE TABLE IF NOT EXISTS graces", "CREATE TABLE forgotten"))
-        old.execute("INSERT INTO facts VALUES ('settled', '1')")
-        old.execute("PRAGMA user_version = 1")
-    ledger = Ledger(path, 0)
+        old.executescript(SCHEMA_1 + later)
+    Ledger(path, 0).close()
+    ledger = Ledger(path, 0)  # a second time there is nothing left to do
     assert not ledger.lost
+    assert ledger.positions() == {"/mail.log": ("here", 5.5)}
+    assert [
+        (row.id, str(row.ban.target), row.ban.target.ports, row.state, row.ban.mark) for row in ledger.since(0)
+    ] == [
+        (1, "192.0.2.7", (25,), "expired", ("/mail.log", 9)),
+        (2, "2001:db8::/64", (465, 587), "active", None),
+        (7, "192.0.2.7", (25,), "pending", ("/mail.log", 99)),
+    ]
+    assert [row.id for row in ledger.open()] == [2, 7]
+    assert [(one["time"], one["offset"], one["file"], one["text"]) for one in ledger.evidence(7)] == [
+        (89.5, 80, "/a log", b"\xffone"),
+        (90.0, 99, "/a log", b"two\r"),
+    ]
+    assert [one["text"] for one in ledger.evidence(1)] == [b""]
+    assert ledger.evidence(2) == []
     ledger.grace(Grace(ip_network("192.0.2.7"), 10.0, 100.0))
+    ledger.prune(1000)
     assert ledger.commit()
+    assert ledger.evidence(1) == []
