@@ -9,7 +9,7 @@ client's, and no pattern may begin as they do.
 A `Filter` is one filter file: whose lines, and patterns in order, the first that fits wins. A `Reader` applies several
 filters to one line. One line says one thing at most.
 
-Limits: N of `message repeated` counts up to 1000. A user of the host who may write to syslog can write any line, under
+Limits: one line counts up to 1000, by N of `message repeated` or by {times}. A user of the host who may write to syslog can write any line, under
 any program's name; the log is believed.
 """
 
@@ -28,7 +28,7 @@ from denyspam.pattern import IGNORE, Pattern
 from denyspam.stamp import Stamps
 
 BARE = ("bare", "-")
-REPEATED = 1000  # the most that one `message repeated N times` counts
+REPEATED = 1000  # the most that one line counts
 PROGRAMS = 1000  # program names remembered per reader; a log holds some tens
 ADDRESSES = 65536  # address texts remembered: 10 MB, an attack's worth
 SAMPLES_NOW = 4102444800.0  # 2100-01-01: a filter's samples are all in the past
@@ -169,7 +169,7 @@ class Reader:
             for pattern in found.patterns:
                 if pattern.needle not in body or (pattern.again is doubt and doubt is not None):
                     continue
-                match = pattern.regex.match(body)
+                match = pattern.fit(body)
                 if match is not None and pattern.doubtful(body, match):
                     doubt = pattern.again  # and so it is for every pattern that ends {said} alike
                     if said is None and pattern.kind not in NOBODYS:
@@ -195,6 +195,8 @@ class Reader:
             return None
         if time is None:
             self.bad_time += 1
+        if groups.get("times") is not None:
+            count = min(max(1, int(groups["times"])) * count, REPEATED)
         user = groups.get("user")
         return Reading(
             time,
@@ -220,7 +222,7 @@ def check(found: Filter) -> None:
     """Raises FilterError where a sample comes out otherwise, a pattern has none, is hidden, or none says `none`."""
     for index, later in enumerate(found.patterns):
         for earlier in found.patterns[:index]:
-            if later.examples and all(earlier.regex.match(example) for example in later.examples):
+            if later.examples and all(earlier.fit(example) for example in later.examples):
                 raise FilterError(
                     f"the pattern of line {earlier.line} takes every line that this one could: put this one above it,"
                     " or delete it",

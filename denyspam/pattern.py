@@ -5,7 +5,8 @@
 Text outside holes is literal. Three kinds of hole:
 - typed ones (`HOLES`), which the server prints: a bounded run of an exact character set that never contains the
   literal character that follows it, so there is one way only to read a line;
-- `{<rcpt>}`, an SMTP path with its angle brackets: it cannot end inside quotes or before an escaped character;
+- `{<rcpt>}`, an SMTP path with its angle brackets: it cannot end inside quotes or before an escaped character.
+  `{<raw>}` and `{<doubled>}` are the same of a server known to print a backslash as it came, or twice;
 - the client's own text: `{*}` (anything), `{user}` (anything, kept as the login name) and `{said}`.
 `{?…}` may be absent; `{(a|b)}` is one of several; a backslash makes `{ } \\` (and inside `{(…)}` also `| ( )`) literal.
 
@@ -13,13 +14,18 @@ What a stranger could forge is refused when the pattern is compiled, with the re
 - a pattern that attributes to nobody: it needs one {ip}, or one {id} whose client another line names;
 - the client's text on both sides of the address. It must be reachable from the line's start, or from its end, over
   literals and typed holes alone;
-- a literal after the client's text, unless it is the way from the line's end to the address: the client could write
-  it, and so choose the kind;
+- a literal after the client's text: the client could write it, and so choose the kind. Unless it is the way from the
+  line's end to the address, or all that follows, to the line's end, is literals, typed holes and at least one
+  {<rcpt>}, as in `{*}: Relay access denied; from={<rcpt>} to={<rcpt>} helo={<rcpt>}`. That ending is read backwards,
+  which is certain: within a quoted path every quote has a backslash before it, so the first one without is where
+  the path's quotes begin, and no text inside can be taken for the words outside;
+- an {ip} read from the end behind a character that may stand in an address: {*}:{ip} takes the end of a longer one;
 - {said} is the one text of the client's that may stand before an address read from the start. It ends at the first
   place where its literal and an address follow. Where the same stands again, with words after it that the server prints
   there in any of the filter's patterns, the line says two things and is not taken. Used again it is the same text.
 
 Limits: it cannot know which fields a server takes from the client unchanged. Never name such a field {word} or {name}.
+{times} is the N of one line that tells of N events; the client must not be able to write it.
 Cost: linear in the line; no repetition inside a repetition except in {<rcpt>}, whose branches start differently.
 """
 
@@ -37,6 +43,7 @@ except ImportError:  # Python 3.10
     import sre_parse as sre_parser
 
 CLIENTS_TEXT = ("*", "user", "said")
+PATHS = ("<rcpt>", "<raw>", "<doubled>")
 SHORTEST = 4  # bytes of the longest literal: it finds the lines worth a regex
 IGNORE = "ignore"  # the kind of a pattern that takes a line away from those below: no finding
 
@@ -48,15 +55,19 @@ SAID = b"(?P<said>.{0,8192}?)"  # 8192: exim's LOG_BUFFER_SIZE, the longest line
 VISIBLE = frozenset(range(33, 256)) - {127}
 
 
-def _path() -> bytes:
-    """`<…>`, RFC 5321 4.1.2: text, quoted strings and escapes. Unrolled, so that every byte has one way to be taken.
-
-    sendmail and exim double the backslashes of what they log, others do not: what two of them before a quote mean, an
-    escaped quote or the end of the quoted string, cannot be told. Such a path is not taken.
-    """
-    escape = rb'(?:\\[^\\]|(?:\\\\){1,64}(?![\\"]))'
+def _path(escape: bytes) -> bytes:
+    """`<…>`, RFC 5321 4.1.2: text, quoted strings and escapes. Unrolled, so that every byte has one way to be taken."""
     quoted = rb'"[^"\\]{0,1024}(?:' + escape + rb'[^"\\]{0,1024}){0,256}"'
     return rb'<[^<>"\\]{0,1024}(?:(?:' + escape + b"|" + quoted + rb')[^<>"\\]{0,1024}){0,256}>'
+
+
+# How a server that tells the admin `a\"b` logs it. What two backslashes before a quote mean, an escaped quote or the end
+# of the quoted string, only the server's way can tell: where it is not known such a path is not taken.
+RAW = rb"\\[\x00-\xff]"  # as it came: a\"b
+DOUBLED = rb"(?:\\\\(?:\\\\|[^\\])|\\[0-7]{3})"  # a\\"b, and octal digits for what cannot be printed
+UNKNOWN = rb'(?:\\[^\\]|(?:\\\\){1,64}(?![\\"]))'
+# The line read backwards: a quote that a backslash follows is inside, any other begins the quoted string.
+BACKWARDS = rb'>[^<>"\\ ]{0,2048}(?:"[^"]{0,2048}(?:"\\[^"]{0,2048}){0,1024}"(?!\\)[^<>"\\ ]{0,1024})?<'
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,8 @@ class HoleType:
     high: int
     examples: tuple[bytes, bytes, bytes]  # to see whether an earlier pattern hides a later one
     form: bytes | None = None
+    backwards: bytes | None = None  # `form`, in a line read from its end
+    last: frozenset[int] = frozenset(b">")  # and what it then begins with
 
 
 HOLES = {
@@ -105,6 +118,7 @@ HOLES = {
         (b"5.99.98", b"4.97.96", b"2.95.94"),
         rb"[245]\.\d{1,3}\.\d{1,3}",
     ),
+    "times": HoleType("how many events the line tells of", DIGITS, 1, 9, (b"3", b"12", b"1")),
     "port": HoleType("a port", DIGITS, 1, 5, (b"61234", b"7", b"40001")),
     "number": HoleType("digits", DIGITS, 1, 20, (b"918273", b"5", b"60606")),
     "verb": HoleType(
@@ -117,7 +131,26 @@ HOLES = {
         2,
         2048,
         (b"<qx@zv.example>", b'<"w j"@k.example>', b"<>"),
-        _path(),
+        _path(UNKNOWN),
+        BACKWARDS,
+    ),
+    "<raw>": HoleType(
+        "the same, printed with its backslashes as they came",
+        frozenset(b"<"),
+        2,
+        2048,
+        (b"<qx@zv.example>", b'<"w j"@k.example>', b"<>"),
+        _path(RAW),
+        BACKWARDS,
+    ),
+    "<doubled>": HoleType(
+        "the same, each of its backslashes printed twice",
+        frozenset(b"<"),
+        2,
+        2048,
+        (b"<qx@zv.example>", b'<"w j"@k.example>', b"<>"),
+        _path(DOUBLED),
+        BACKWARDS,
     ),
     "quoted": HoleType(
         "text in double quotes, without a quote inside",
@@ -135,6 +168,8 @@ HOLES = {
         780,
         (b"", b"qx zv ", b"w-j. k "),
         rb"(?:[\x21-\xff]{1,64} {1,2}){0,12}?",
+        rb"(?: {1,2}[\x21-\xff]{1,64}){0,12}?",
+        frozenset(b" "),
     ),
     "said": HoleType("what the client said, before its {ip}", VISIBLE, 0, 8192, (b"qx.zv", b"[192.0.2.9]", b"w-j")),
     "user": HoleType("a login name, by the client", VISIBLE, 0, 255, (b"qxzv", b"w.j", b"k@v.example")),
@@ -181,7 +216,7 @@ Words = tuple[bytes, ...]  # pieces of an expression, each whole in itself
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A compiled pattern. `match(body)`, after `settle`, gives the groups `ip`, `id`, `user` that it has."""
+    """A compiled pattern. `match(body)`, after `settle`, gives the groups `ip`, `id`, `user`, `times` that it has."""
 
     kind: str
     regex: re.Pattern[bytes]
@@ -193,12 +228,20 @@ class Pattern:
     said: tuple[bytes, Words] = (b"", ())  # what ends {said}, and the server's words after {ip}; empty without it
     word: tuple[bytes, Words] = (b"", ())  # the same for a {word} in an optional part between {said} and {ip}
     stop: bytes = b""  # the literal after {said}
+    ending: re.Pattern[bytes] | None = None  # what must stand at the line's end; over the line read backwards
     again: tuple[re.Pattern[bytes], re.Pattern[bytes]] | None = None  # `said` of all patterns of the filter
     also: tuple[re.Pattern[bytes], re.Pattern[bytes]] | None = None  # `word` of all of them
 
     def match(self, body: bytes) -> re.Match[bytes] | None:
-        found = self.regex.match(body)
+        found = self.fit(body)
         return None if found is None or self.doubtful(body, found) else found
+
+    def fit(self, body: bytes) -> re.Match[bytes] | None:
+        """As `match`, before any doubt."""
+        found = self.regex.match(body)
+        if found is None or self.ending is None or self.ending.match(body[: found.end() - 1 : -1]):
+            return found
+        return None
 
     def doubtful(self, body: bytes, found: re.Match[bytes]) -> bool:
         """Whether {said} may also end further on, so that another address would be the client's."""
@@ -240,7 +283,7 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
     for index, (leaf, inside) in enumerate(leaves):
         if isinstance(leaf, Hole):
             places.setdefault(leaf.name, []).append(index)
-            if inside == "{(…)}" and leaf.name in ("ip", "id", "user", "said", "*"):
+            if inside == "{(…)}" and leaf.name in ("ip", "id", "times", "user", "said", "*"):
                 raise PatternError(
                     f"{{{leaf.name}}} cannot stand in {{(…)}}: write one pattern for each case", leaf.column
                 )
@@ -248,11 +291,11 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
                 raise PatternError(
                     f"{{{leaf.name}}} cannot stand in {{?…}}: write one pattern with it and one without", leaf.column
                 )
-    for name in ("ip", "id", "user"):
+    for name in ("ip", "id", "times", "user"):
         if len(places.get(name, ())) > 1:
             second = leaves[places[name][1]][0].column
             raise PatternError(f"a second {{{name}}}: keep the client's and write {{word}} for the other", second)
-    said = places.get("said", [None])[0]
+    times, said = places.get("times", [None])[0], places.get("said", [None])[0]
     address, queue = places.get("ip", [None])[0], places.get("id", [None])[0]
     if kind != IGNORE and address is None and (queue is None or leaves[queue][1]):
         raise PatternError(
@@ -272,7 +315,7 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
             " server prints",
             where,
         )
-    for name, place in (("id", queue), ("said", said)):
+    for name, place in (("id", queue), ("times", times), ("said", said)):
         if place is not None and place > first:
             raise PatternError(
                 f"{{{name}}} after free text: the client could write it; put it before, or write {{word}}",
@@ -292,7 +335,19 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
                 "between free text and {ip} stands no literal: write the text that the server prints before it",
                 leaves[address][0].column,
             )
+        for index in range(address - 1, before, -1):
+            leaf, inside = leaves[index]
+            if isinstance(leaf, Literal) and leaf.text[-1] in IP:
+                raise PatternError(
+                    f"`{leaf.text.decode(errors='replace')}` before an {{ip}} that is read from the line's end could"
+                    " itself be a piece of an address: write a character that cannot, as in [{ip}] or relay={ip}",
+                    leaf.column,
+                )
+            if not inside:
+                break
         anchored = before + 1
+    elif first < len(leaves) and leaves[first][0] == Hole("*", leaves[first][0].column) and _closed(leaves[first + 1 :]):
+        anchored = first + 1
     for index in range(first + 1, anchored):
         leaf = leaves[index][0]
         if isinstance(leaf, Literal):
@@ -315,6 +370,15 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
         )
 
 
+def _closed(leaves: Sequence[tuple[Literal | Hole, str]]) -> bool:
+    """Whether nothing of the client's in `leaves`, a line's end, can be taken for their words: see the top."""
+    if not leaves or leaves[0][1] or not isinstance(leaves[0][0], Literal):
+        return False
+    paths = [leaf for leaf, inside in leaves if isinstance(leaf, Hole) and leaf.name in PATHS and not inside]
+    others = ("ip", "id", "times", *CLIENTS_TEXT)
+    return bool(paths) and not any(isinstance(leaf, Hole) and leaf.name in others for leaf, _ in leaves)
+
+
 # -- parts to regex --------------------------------------------------------------------------------------------------
 
 
@@ -330,18 +394,21 @@ class _Next:
         return _Next(self.literals | other.literals, self.holes | other.holes, self.free or other.free)
 
 
-def _first(parts: Sequence[Part], after: _Next) -> _Next:
+def _first(parts: Sequence[Part], after: _Next, backwards: bool = False) -> _Next:
     for index, part in enumerate(parts):
         if isinstance(part, Literal):
             return _Next(frozenset({part.text[:2]}))
         if isinstance(part, Hole):
-            return _Next(free=True) if part.name in CLIENTS_TEXT else _Next(holes=HOLES[part.name].characters)
-        rest = _first(parts[index + 1 :], after)
+            kind = HOLES[part.name]
+            if backwards and kind.backwards is not None:
+                return _Next(holes=kind.last)
+            return _Next(free=True) if part.name in CLIENTS_TEXT else _Next(holes=kind.characters)
+        rest = _first(parts[index + 1 :], after, backwards)
         if isinstance(part, Maybe):
-            return _first(part.parts, rest) | rest
+            return _first(part.parts, rest, backwards) | rest
         found = _Next()
         for branch in part.branches:
-            found |= _first(branch, rest)
+            found |= _first(branch, rest, backwards)
         return found
     return after
 
@@ -357,8 +424,14 @@ def _set(characters: frozenset[int]) -> bytes:
     return b"[" + b"".join(b"\\x%02x-\\x%02x" % (low, high) for low, high in ranges) + b"]"
 
 
-def _hole(hole: Hole, after: _Next) -> bytes:
+def _hole(hole: Hole, after: _Next, backwards: bool = False) -> bytes:
     name, kind = hole.name, HOLES[hole.name]
+    if backwards and kind.form is not None:
+        if kind.backwards is None:
+            raise PatternError(
+                f"{{{name}}} cannot be read from the line's end: write {{word}} or end with {{*}} before it", hole.column
+            )
+        return kind.backwards
     if name == "*":
         return b".*"
     if name == "said":
@@ -385,22 +458,45 @@ def _hole(hole: Hole, after: _Next) -> bytes:
         return kind.form
     taken = kind.characters - {text[0] for text in after.literals}
     run = _set(taken) + (b"{%d}" % kind.low if kind.low == kind.high else b"{%d,%d}" % (kind.low, kind.high))
-    return b"(?P<id>" + run + b")" if name == "id" else run
+    return b"(?P<%s>%s)" % (name.encode(), run) if name in ("id", "times") else run
 
 
-def _regex(parts: Sequence[Part], after: _Next) -> bytes:
+def _regex(parts: Sequence[Part], after: _Next, backwards: bool = False) -> bytes:
     found = b""
     for index, part in enumerate(parts):
-        rest = _first(parts[index + 1 :], after)
+        rest = _first(parts[index + 1 :], after, backwards)
         if isinstance(part, Literal):
             found += re.escape(part.text)
         elif isinstance(part, Hole):
-            found += _hole(part, rest)
+            found += _hole(part, rest, backwards)
         elif isinstance(part, Maybe):
-            found += b"(?:" + _regex(part.parts, rest) + b")?"
+            found += b"(?:" + _regex(part.parts, rest, backwards) + b")?"
         else:
-            found += b"(?:" + b"|".join(_regex(branch, rest) for branch in part.branches) + b")"
+            found += b"(?:" + b"|".join(_regex(branch, rest, backwards) for branch in part.branches) + b")"
     return found
+
+
+def _backwards(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """`parts` as they stand in the line read from its end."""
+    found: list[Part] = []
+    for part in reversed(parts):
+        if isinstance(part, Literal):
+            found.append(Literal(part.text[::-1], part.column))
+        elif isinstance(part, Maybe):
+            found.append(Maybe(_backwards(part.parts), part.column))
+        elif isinstance(part, Choice):
+            found.append(Choice(tuple(_backwards(branch) for branch in part.branches), part.column))
+        else:
+            found.append(part)
+    return tuple(found)
+
+
+def _split(parts: tuple[Part, ...]) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    """`parts` up to their last {*}, and those behind it where they are read from the line's end for their own sake."""
+    place = max((index for index, part in enumerate(parts) if part == Hole("*", part.column)), default=-1)
+    if place < 0 or not _closed(list(_leaves(parts[place + 1 :]))):
+        return parts, ()
+    return parts[: place + 1], parts[place + 1 :]
 
 
 def _merge(parts: Sequence[Part]) -> tuple[Part, ...]:
@@ -520,7 +616,7 @@ def _loose(parts: Sequence[Part]) -> Words:
             for leaf, _ in _leaves(part.parts)
         ):
             return (*found, _any([_loose(part.parts), _loose(rest)]))
-        found.append(re.sub(rb"\?P<(?:ip|id|user)>", b"?:", _regex([part], _first(rest, _Next()))))
+        found.append(re.sub(rb"\?P<(?:ip|id|times|user)>", b"?:", _regex([part], _first(rest, _Next()))))
     return (*found, rb" {0,4}\Z")
 
 
@@ -542,8 +638,10 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
     """The pattern for a line's body (what follows `program[pid]: `). Raises PatternError."""
     parts = _merge(parts)
     _judge(kind, parts)
-    regex, said = _settle_said(_regex(parts, _Next()), parts)
-    last = parts[-1]
+    front, back = _split(parts)
+    ending = re.compile(b" {0,4}" + _regex(_backwards(back), _Next(free=True), True), re.DOTALL) if back else None
+    regex, said = _settle_said(_regex(front, _Next()), front)
+    last = front[-1]
     if isinstance(last, Hole) and last.name == "*":
         regex = regex.removesuffix(b".*")
     elif not (isinstance(last, Hole) and last.name == "user"):
@@ -557,7 +655,7 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
     since = _since(parts) or ()
     stop = since[0].text if since and isinstance(since[0], Literal) else b""
     return Pattern(
-        kind, re.compile(regex, re.DOTALL), literals, holes, source, line, examples, said, _word_said(parts), stop
+        kind, re.compile(regex, re.DOTALL), literals, holes, source, line, examples, said, _word_said(parts), stop, ending
     )
 
 

@@ -87,6 +87,11 @@ def marked(said: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" for c in said)
 
 
+def cut(reason: str) -> str:
+    """As postfix cuts a reason, smtpd_check.c: control characters are blanks there."""
+    return "".join(c if " " <= c <= "~" else " " for c in reason)[:510]
+
+
 def quoted(said: str) -> str:
     """As a quoted local part."""
     return '"' + said.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -95,17 +100,23 @@ def quoted(said: str) -> str:
 def postfix(chance: random.Random, number: int) -> Case:
     ip, name = chance.choice(CLIENTS), chance.choice(("unknown", *NAMES))
     client = f"{name}[{ip}]"
-    helo, sender, recipient, said = (marked(text(chance)) for _ in range(4))
-    tail = f"; from=<{sender}> to=<{recipient}> proto=ESMTP helo=<{helo}>"
+    said = marked(text(chance))
+    helo = "".join("?" if c in ' <>()\\";@' else c for c in marked(text(chance)))  # smtpd.c, NEUTER_CHARACTERS
+    # log_whatsup() quotes the paths, which the reason quotes bare; no command is longer than line_length_limit
+    local, sender = (text(chance)[: chance.choice((300, 2000))] for _ in range(2))
+    recipient, sender = f"{local}@b.example", f"{marked(quoted(sender))}@a.example"
+    tail = f"; from=<{sender}> to=<{marked(quoted(local))}@b.example> proto=ESMTP helo=<{helo}>"
+    tail += chance.choice(("", "", " sasl_method=PLAIN sasl_username=bob"))
     smtpd, cleanup = f"{STAMP}postfix/smtpd[1]: ", f"{STAMP}postfix/cleanup[1]: "
     queue = f"F{number:09X}"
     noqueue = f"{smtpd}NOQUEUE: reject: RCPT from {client}: "
     shapes: tuple[tuple[str | None, str], ...] = (
-        ("relay", f"{noqueue}554 5.7.1 <{recipient}>: Relay access denied{tail}"),
-        ("reject", f"{noqueue}550 5.1.1 <{recipient}>: Recipient address rejected: User unknown in local recipient table{tail}"),
+        ("relay", f"{noqueue}{cut(f'554 5.7.1 <{recipient}>: Relay access denied')}{tail}"),
+        ("reject", f"{noqueue}{cut(f'550 5.1.1 <{recipient}>: Recipient address rejected: User unknown in local recipient table')}{tail}"),
+        ("reject", f"{noqueue}{cut(f'450 4.1.1 <{recipient}>: Recipient address rejected: undeliverable address: no such user')}{tail}"),
         ("reject", f"{noqueue}504 5.5.2 <{helo}>: Helo command rejected: need fully-qualified hostname{tail}"),
         ("reject", f"{noqueue}450 4.7.25 Client host rejected: cannot find your hostname, [{ip}]{tail}"),
-        ("reject", f"{noqueue}450 4.1.8 <{sender}>: Sender address rejected: Domain not found{tail}"),
+        ("reject", f"{noqueue}450 4.1.8 <{local}@a.example>: Sender address rejected: Domain not found{tail}"),
         ("auth", f"{smtpd}warning: {client}: SASL LOGIN authentication failed: UGFzc3dvcmQ6, sasl_username={said}"),
         ("protocol", f"{smtpd}improper command pipelining after EHLO from {client}: {said}"),
         ("protocol", f"{smtpd}warning: non-SMTP command from {client}: {said}"),
@@ -118,7 +129,9 @@ def postfix(chance: random.Random, number: int) -> Case:
     )  # fmt: skip
     kind, line = chance.choice(shapes)
     # of a greylisted recipient's odd text a filter may think the worst
-    return Case("postfix", (line,), 0, ip, kind, kind is not None or "Greylisted, see" not in line)
+    real = kind is not None or "Greylisted, see" not in line
+    # of a reason that was cut off nobody knows the end
+    return Case("postfix", (line,), 0, ip, kind, real and not (line.startswith(noqueue) and len(recipient) > 430))
 
 
 def exim(chance: random.Random, number: int) -> Case:
