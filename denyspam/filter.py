@@ -177,7 +177,15 @@ class Reader:
                         said = Reading(time, host.decode("utf-8", "replace"), found, pattern, None, None, None, count)
                 elif match is not None:
                     return self._reading(time, host.decode("utf-8", "replace"), found, pattern, match, count)
-        return said
+        if said is not None:
+            return said
+        for found in filters:
+            for pattern in found.patterns:
+                if pattern.again is not None and pattern.needle in body and pattern.told(body):
+                    if pattern.kind in NOBODYS:
+                        return None
+                    return Reading(time, host.decode("utf-8", "replace"), found, pattern, None, None, None, count)
+        return None
 
     def _reading(  # noqa: PLR0917
         self, time: float | None, host: str, found: Filter, pattern: Pattern, match: re.Match[bytes], count: int

@@ -22,7 +22,10 @@ What a stranger could forge is refused when the pattern is compiled, with the re
 - an {ip} read from the end behind a character that may stand in an address: {*}:{ip} takes the end of a longer one;
 - {said} is the one text of the client's that may stand before an address read from the start. It ends at the first
   place where its literal and an address follow. Where the same stands again, with words after it that the server prints
-  there in any of the filter's patterns, the line says two things and is not taken. Used again it is the same text.
+  there in any of the filter's patterns, the line says two things and is not taken. Nor is it where no such words follow
+  the first place, but do a later one. `doubtful` and `told` know both, so that the offence is told of nobody. A {<raw>}
+  or {<doubled>} among the words must be a whole one there: it must be a field that the server never cuts. {said} used
+  again is the same text.
 
 Limits: it cannot know which fields a server takes from the client unchanged. Never name such a field {word} or {name}.
 {times} is the N of one line that tells of N events; the client must not be able to write it.
@@ -35,6 +38,7 @@ import re
 import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 try:
@@ -68,6 +72,11 @@ DOUBLED = rb"(?:\\\\(?:\\\\|[^\\])|\\[0-7]{3})"  # a\\"b, and octal digits for w
 UNKNOWN = rb'(?:\\[^\\]|(?:\\\\){1,64}(?![\\"]))'
 # The line read backwards: a quote that a backslash follows is inside, any other begins the quoted string.
 BACKWARDS = rb'>[^<>"\\ ]{0,2048}(?:"[^"]{0,2048}(?:"\\[^"]{0,2048}){0,1024}"(?!\\)[^<>"\\ ]{0,1024})?<'
+
+
+# A path that is whole. A line that is long may have been cut inside it (exim's syslog entries at 870 bytes, others at
+# 1024): there its beginning will do.
+WHOLE = b"(?:" + _path(RAW) + b"|" + _path(DOUBLED) + rb"|<(?=.*\Z(?<=.{600})))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +237,8 @@ class Pattern:
     said: tuple[bytes, Words] = (b"", ())  # what ends {said}, and the server's words after {ip}; empty without it
     word: tuple[bytes, Words] = (b"", ())  # the same for a {word} in an optional part between {said} and {ip}
     stop: bytes = b""  # the literal after {said}
+    begin: re.Pattern[bytes] | None = None  # what precedes {said}
+    own: re.Pattern[bytes] | None = None  # the words of `said`
     ending: re.Pattern[bytes] | None = None  # what must stand at the line's end; over the line read backwards
     again: tuple[re.Pattern[bytes], re.Pattern[bytes]] | None = None  # `said` of all patterns of the filter
     also: tuple[re.Pattern[bytes], re.Pattern[bytes]] | None = None  # `word` of all of them
@@ -254,6 +265,15 @@ class Pattern:
                 if count == ENDINGS or words.match(body, place.end()):
                     return True
         return False
+
+    def told(self, body: bytes) -> bool:
+        """Whether a `body` that does not match would, if {said} ended further on than at the first place it can."""
+        if self.again is None or self.begin is None or self.own is None:
+            return False
+        places = self.again[0].finditer(body)
+        if next(places, None) is None or (second := next(places, None)) is None or not self.begin.match(body):
+            return False
+        return any(self.own.match(body, place.end()) for place in (second, *islice(places, ENDINGS)))
 
     @property
     def needle(self) -> bytes:
@@ -524,6 +544,15 @@ def _since(parts: Sequence[Part], name: str = "said") -> list[Part] | None:
     return None
 
 
+def _until(parts: Sequence[Part], name: str = "said") -> list[Part] | None:
+    """What stands before the hole `name`, as it is where that hole is there."""
+    for index, part in enumerate(parts):
+        inner = _until(part.parts, name) if isinstance(part, Maybe) else None
+        if inner is not None or (isinstance(part, Hole) and part.name == name):
+            return [*parts[:index], *(inner or ())]
+    return None
+
+
 def _settle_said(regex: bytes, parts: Sequence[Part]) -> tuple[bytes, tuple[bytes, Words]]:
     """The client's words end at the first place where their literal and an address follow, whatever comes then.
 
@@ -570,6 +599,7 @@ def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
             pattern,
             again=again.get((pattern.said[0], b"")),
             also=again.get((pattern.said[0], pattern.word[0])) if pattern.word[0] else None,
+            own=re.compile(_any([pattern.said[1]]), re.DOTALL) if pattern.said[0] else None,
         )
         for pattern in patterns
     )
@@ -607,15 +637,14 @@ def _loose(parts: Sequence[Part]) -> Words:
             return tuple(found)
         if isinstance(part, Hole) and part.name == "<rcpt>":
             return (*found, b"<")
-        if isinstance(part, Choice) and any(
-            leaf.name == "quoted" for leaf, _ in _leaves([part]) if isinstance(leaf, Hole)
-        ):
-            return tuple(found)  # a certificate's name and the like
-        if isinstance(part, Maybe) and any(
-            isinstance(leaf, Hole) and leaf.name in ("<rcpt>", "quoted", *CLIENTS_TEXT)
-            for leaf, _ in _leaves(part.parts)
-        ):
-            return (*found, _any([_loose(part.parts), _loose(rest)]))
+        if isinstance(part, Hole) and part.name in PATHS:
+            found.append(WHOLE)
+            continue
+        names = {leaf.name for leaf, _ in _leaves([part]) if isinstance(leaf, Hole)}
+        if isinstance(part, Choice) and names & {"quoted", *PATHS}:
+            return (*found, rb"[\x21-\xff]")  # a certificate's name and the like
+        if isinstance(part, Maybe) and names & {"quoted", *PATHS, *CLIENTS_TEXT}:
+            return (*found, _any([_loose([*part.parts, *rest]), _loose(rest)]))
         found.append(re.sub(rb"\?P<(?:ip|id|times|user)>", b"?:", _regex([part], _first(rest, _Next()))))
     return (*found, rb" {0,4}\Z")
 
@@ -655,7 +684,18 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
     since = _since(parts) or ()
     stop = since[0].text if since and isinstance(since[0], Literal) else b""
     return Pattern(
-        kind, re.compile(regex, re.DOTALL), literals, holes, source, line, examples, said, _word_said(parts), stop, ending
+        kind,
+        re.compile(regex, re.DOTALL),
+        literals,
+        holes,
+        source,
+        line,
+        examples,
+        said,
+        _word_said(parts),
+        stop,
+        begin=re.compile(_regex(_until(parts) or (), _Next(free=True)), re.DOTALL) if since else None,
+        ending=ending,
     )
 
 
