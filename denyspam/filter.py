@@ -9,8 +9,8 @@ client's, and no pattern may begin as they do.
 A `Filter` is one filter file: whose lines, and patterns in order, the first that fits wins. A `Reader` applies several
 filters to one line. One line says one thing at most.
 
-Limits: one line counts up to 1000, by N of `message repeated` or by {times}. A user of the host who may write to syslog can write any line, under
-any program's name; the log is believed.
+Limits: one line counts up to 1000, by N of `message repeated` or by {times}. A user of the host who may write to syslog
+can write any line, under any program's name; the log is believed.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ def _path(escape: bytes) -> bytes:
     return rb'<[^<>"\\]{0,1024}(?:(?:' + escape + b"|" + quoted + rb')[^<>"\\]{0,1024}){0,256}>'
 
 
-# How a server that tells the admin `a\"b` logs it. What two backslashes before a quote mean, an escaped quote or the end
-# of the quoted string, only the server's way can tell: where it is not known such a path is not taken.
+# How a server logs a\"b. What two backslashes before a quote mean, an escaped quote or the end of the quotes, only
+# its way can tell: where that is not known such a path is not taken.
 RAW = rb"\\[\x00-\xff]"  # as it came: a\"b
 DOUBLED = rb"(?:\\\\(?:\\\\|[^\\])|\\[0-7]{3})"  # a\\"b, and octal digits for what cannot be printed
 UNKNOWN = rb'(?:\\[^\\]|(?:\\\\){1,64}(?![\\"]))'
@@ -224,6 +224,14 @@ Words = tuple[bytes, ...]  # pieces of an expression, each whole in itself
 
 
 @dataclass(frozen=True, slots=True)
+class Endings:
+    """Where a text of the client's may end, and what the server prints there, by what it began the line with."""
+
+    place: re.Pattern[bytes]
+    words: tuple[tuple[re.Pattern[bytes], re.Pattern[bytes]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Pattern:
     """A compiled pattern. `match(body)`, after `settle`, gives the groups `ip`, `id`, `user`, `times` that it has."""
 
@@ -240,8 +248,8 @@ class Pattern:
     begin: re.Pattern[bytes] | None = None  # what precedes {said}
     own: re.Pattern[bytes] | None = None  # the words of `said`
     ending: re.Pattern[bytes] | None = None  # what must stand at the line's end; over the line read backwards
-    again: tuple[re.Pattern[bytes], re.Pattern[bytes]] | None = None  # `said` of all patterns of the filter
-    also: tuple[re.Pattern[bytes], re.Pattern[bytes]] | None = None  # `word` of all of them
+    again: Endings | None = None  # `said` of all patterns of the filter
+    also: Endings | None = None  # `word` of all of them
 
     def match(self, body: bytes) -> re.Match[bytes] | None:
         found = self.fit(body)
@@ -260,17 +268,24 @@ class Pattern:
             return False
         if self.also is not None and self.stop in found["said"]:
             return True  # the {word} may have held a blank there, and what follows may be the client's
-        for ending, words in (self.again, self.also) if self.also else (self.again,):
-            for count, place in enumerate(ending.finditer(body, found.end("ip"))):
-                if count == ENDINGS or words.match(body, place.end()):
-                    return True
+        for endings in (self.again, self.also) if self.also else (self.again,):
+            places = [place.end() for place in islice(endings.place.finditer(body, found.end("ip")), ENDINGS + 1)]
+            if len(places) > ENDINGS:
+                return True
+            if places and any(
+                words.match(body, place)
+                for begin, words in endings.words
+                if begin.match(body)
+                for place in places
+            ):  # fmt: skip
+                return True
         return False
 
     def told(self, body: bytes) -> bool:
         """Whether a `body` that does not match would, if {said} ended further on than at the first place it can."""
         if self.again is None or self.begin is None or self.own is None:
             return False
-        places = self.again[0].finditer(body)
+        places = self.again.place.finditer(body)
         if next(places, None) is None or (second := next(places, None)) is None or not self.begin.match(body):
             return False
         return any(self.own.match(body, place.end()) for place in (second, *islice(places, ENDINGS)))
@@ -366,7 +381,9 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
             if not inside:
                 break
         anchored = before + 1
-    elif first < len(leaves) and leaves[first][0] == Hole("*", leaves[first][0].column) and _closed(leaves[first + 1 :]):
+    elif (
+        first < len(leaves) and leaves[first][0] == Hole("*", leaves[first][0].column) and _closed(leaves[first + 1 :])
+    ):
         anchored = first + 1
     for index in range(first + 1, anchored):
         leaf = leaves[index][0]
@@ -449,7 +466,8 @@ def _hole(hole: Hole, after: _Next, backwards: bool = False) -> bytes:
     if backwards and kind.form is not None:
         if kind.backwards is None:
             raise PatternError(
-                f"{{{name}}} cannot be read from the line's end: write {{word}} or end with {{*}} before it", hole.column
+                f"{{{name}}} cannot be read from the line's end: write {{word}} or end with {{*}} before it",
+                hole.column,
             )
         return kind.backwards
     if name == "*":
@@ -584,15 +602,20 @@ def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
     Where the client's words hold an ending of their own, the true one follows further on, with words that the server
     prints after the address in this pattern or in another that ends {said} alike.
     """
-    after: dict[tuple[bytes, bytes], list[Words]] = {}
+    after: dict[tuple[bytes, bytes], dict[re.Pattern[bytes] | None, list[Words]]] = {}
     for pattern in patterns:
         if pattern.said[0]:
-            after.setdefault((pattern.said[0], b""), []).append(pattern.said[1])
+            after.setdefault((pattern.said[0], b""), {}).setdefault(pattern.begin, []).append(pattern.said[1])
         if pattern.word[0]:
-            after.setdefault((pattern.said[0], pattern.word[0]), []).append(pattern.word[1])
+            after.setdefault((pattern.said[0], pattern.word[0]), {}).setdefault(pattern.begin, []).append(
+                pattern.word[1]
+            )
     again = {
-        (said, word): (re.compile(word or said), re.compile(_any(words), re.DOTALL))
-        for (said, word), words in after.items()
+        (said, word): Endings(
+            re.compile(word or said),
+            tuple((begin, re.compile(_any(words), re.DOTALL)) for begin, words in by.items() if begin is not None),
+        )
+        for (said, word), by in after.items()
     }
     return tuple(
         replace(

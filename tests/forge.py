@@ -5,7 +5,8 @@ Lines are built by the printing rules of postfix, exim and sendmail: what a clie
 command or in a header is put together from PIECES that imitate the server's own words and name VICTIM. All go through
 the shipped filters and one memory of queue ids, in blocks; then it is counted per server:
     wrong     an event that accuses somebody else: must be 0
-    lost      an offence that did not come out, or without its address
+    lost      an offence that did not come out
+    nobody    an offence that came out without its address
     changed   an offence that came out as another kind
     alarm     a harmless line that came out as an offence
 with examples of each. A field that the server could not have printed so (unbalanced quotes in sendmail's path) counts
@@ -156,7 +157,9 @@ def exim(chance: random.Random, number: int) -> Case:
         (None, f"{queue} ** {recipient} R=dns T=smtp: SMTP error from remote mail server after RCPT TO: host x [192.0.2.1]: 550 {said}"),
     )  # fmt: skip
     kind, line = chance.choice(shapes)
-    return Case("exim", (stamp + line,), 0, ip, kind, kind is not None or "Greylisted" not in line[-12:])
+    # log.c, LOG_BUFFER_SIZE: a longer line is not printed
+    real = len(line) < 8000 and (kind is not None or "Greylisted" not in line[-12:])
+    return Case("exim", (stamp + line,), 0, ip, kind, real)
 
 
 def _path(chance: random.Random, domain: str) -> tuple[str, bool]:
@@ -267,8 +270,10 @@ def judge(tally: Tally, case: Case, found: list[Event], elsewhere: list[Event]) 
             tally.add(case.server, "alarm", case, offences)
         return
     tally.add(case.server, "offences")
-    if not any(event.address == truth for event in offences):
+    if not offences:
         tally.add(case.server, "lost", case, found)
+    elif not any(event.address == truth for event in offences):
+        tally.add(case.server, "nobody", case, found)
     elif offences[0].kind != case.kind or len(offences) > 1:
         tally.add(case.server, "changed", case, offences)
 
@@ -302,7 +307,7 @@ def forge(count: int, seed: int = 1) -> Tally:
     return tally
 
 
-MARKS = ("lines", "offences", "wrong", "lost", "changed", "alarm")
+MARKS = ("lines", "offences", "wrong", "lost", "nobody", "changed", "alarm")
 
 
 def main() -> None:

@@ -1,11 +1,16 @@
+# ruff: noqa: E501  (lines as the servers print them)
 """pattern: holes and what they take; one way only to read a line."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from denyspam.grammar import _parts
-from denyspam.pattern import HOLES, Pattern, compile_parts, compile_regex, settle
+from denyspam.pattern import HOLES, Pattern, PatternError, compile_parts, compile_regex, settle
 
 
 def compiled(text: str, kind: str = "reject") -> Pattern:
@@ -103,6 +108,108 @@ def test_regex() -> None:
     assert match
     assert match.groupdict() == {"user": b"bob", "ip": b"192.0.2.1"}
     assert pattern.holes >= {"ip", "user"}
+
+
+def test_the_manual_names_every_hole() -> None:
+    manual = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert [name for name in HOLES if f"`{{{name}}}`" not in manual] == []
+
+
+def test_times() -> None:
+    assert taken("failed {times} attempts from [{ip}]", b"failed 12 attempts from [192.0.2.1]") == {
+        "times": b"12",
+        "ip": b"192.0.2.1",
+    }
+    with pytest.raises(PatternError, match="after free text"):
+        compiled("from [{ip}]: {*} failed {times} attempts")
+
+
+@pytest.mark.parametrize(
+    "text", ["login {*}:{ip}", "login {*}, a={?x:}{ip}", "login {*} be{ip}", "login {user}={?:}{ip}"]
+)
+def test_an_address_from_the_end_cannot_be_a_piece_of_one(text: str) -> None:
+    with pytest.raises(PatternError, match="piece of an address"):
+        compiled(text)
+
+
+def test_an_address_from_the_end_behind_what_is_none() -> None:
+    for text, body in (
+        ("login {*}, rip={ip}", b"login rip=192.0.2.9, rip=192.0.2.1"),
+        ("login {*}, relay={?{word} }[{ip}]", b"login [192.0.2.9], relay=[192.0.2.1]"),
+    ):
+        assert taken(text, body) == {"ip": b"192.0.2.1"}
+
+
+RELAY = "reject: {verb} from [{ip}]: {*}: Relay access denied; from={<rcpt>} to={<rcpt>}{? helo={<rcpt>}}"
+
+
+@pytest.mark.parametrize(
+    ("rest", "relay"),
+    [
+        ("<a@b>: Relay access denied; from=<c@d> to=<a@b> helo=<e>", True),
+        ("<a@b>: Relay access denied; from=<> to=<a@b>", True),
+        ('<x>: User unknown; from=<y@b>: Relay access denied; from=<c@d> to=<"x>: User unknown; from=<y"@b>', True),
+        ('<a@b>: Relay access denied; from=<"\\"> to=<\\"x"@d> to=<"\\\\"@b> helo=<e>', True),
+        # the client's own words, in the recipient, where the reason is another
+        ('<x>: Relay access denied; from=<c@d> to=<y@b>: no; from=<c@d> to=<"x>: Relay access denied; from=<c@d> to=<y"@b>', False),
+        ('<z@b>: no; from=<"x>: Relay access denied; from=<c@d> to=<y"@d> to=<z@b>', False),
+        ('<z@b>: no; from=<"x>: Relay access denied; from=<\\"> to=<\\"@d"@d> to=<z@b>', False),
+        ("<a@b>: Relay access denied; from=<c@d>", False),
+    ],
+)  # fmt: skip
+def test_what_is_read_from_the_end(rest: str, relay: bool) -> None:
+    pattern = compiled(RELAY, "relay")
+    assert (pattern.match(b"reject: RCPT from [192.0.2.1]: " + rest.encode()) is not None) == relay
+
+
+LOCAL = st.text(st.sampled_from('"\\<>:;=@ afromdenied') | st.characters(max_codepoint=255), max_size=30) | st.lists(
+    st.sampled_from(["x>", ": Relay access denied", "; from=<", "> to=<", '"', "\\", "a@b", " helo=<e>"]), max_size=12
+).map("".join)
+
+
+def quoted(local: str) -> str:
+    return '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@given(LOCAL, LOCAL, st.sampled_from(["Relay access denied", "User unknown"]))
+def test_no_quoted_text_passes_for_the_words_outside(sender: str, recipient: str, reason: str) -> None:
+    line = f"reject: RCPT from [192.0.2.1]: <{recipient}@b>: {reason}; from=<{quoted(sender)}@c> to=<{quoted(recipient)}@b>"
+    found = compiled(RELAY, "relay").match(line.encode("latin-1"))
+    assert (found is not None) == (reason == "Relay access denied")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "reject {id}: {*}: Relay access denied",  # nothing of a known form up to the end
+        "reject {id}: {*}: denied; from={<rcpt>} said {*}",
+        "reject {id}: {*}: denied; from={?{<rcpt>}}",
+        "reject {id}: {*}{<rcpt>}: denied",
+        "reject {id}: {*}: {code} denied; from={<rcpt>} {dsn}",
+    ],
+)
+def test_what_is_not_closed_to_the_end(text: str) -> None:
+    with pytest.raises(PatternError):
+        compiled(text)
+
+
+@pytest.mark.parametrize(
+    ("hole", "path", "whole"),
+    [
+        ("<raw>", b'<"a\\"b"@c>', True),
+        ("<raw>", b'<"a\\\\"@c>', True),
+        ("<raw>", b'<"a\\\\"b"@c>', False),
+        ("<doubled>", b'<"a\\\\"b"@c>', True),
+        ("<doubled>", b'<"a\\\\\\\\"@c>', True),
+        ("<doubled>", b'<"a\\\\\\\\"b"@c>', False),
+        ("<doubled>", b'<"a\\\\"@c>', False),
+        ("<doubled>", b'<"a\\033"@c>', True),
+    ],
+)
+def test_backslashes(hole: str, path: bytes, whole: bool) -> None:
+    assert (
+        taken("to {HOLE} from [{ip}]".replace("HOLE", hole), b"to " + path + b" from [192.0.2.1]") is not None
+    ) == whole
 
 
 def test_every_hole_says_what_it_is() -> None:
