@@ -1,0 +1,172 @@
+"""throughput: log lines a CPU second of `denyspam events --json FILE`, beside peers: `python -m bench.throughput`.
+
+Each round runs every program once on an empty file and once on the log, one after the other, so that a pair sees the
+same machine; the difference is the work, the first is the start-up, reported by itself. Output goes to a file.
+
+    servers    each server's log, with all shipped filters and with the server's own only; the share of offences that
+               came out; fail2ban-regex (its filter of the same name, aggressive, stopping at the first match) and
+               sshguard's parser where installed; bench/reference.py
+    offences   all filters, against the share of offences (0, 3, 10, 30 %)
+    filters    Postfix's log against the number of filters, its own first
+
+Peers do less: fail2ban knows one server at a time and joins no queue ids, sshguard hardly knows a mail line.
+`--ratio` measures servers only against the reference, as tests/test_bench.py does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import measure
+from bench.logs import OFFENCES
+
+SERVERS = ("postfix", "exim", "sendmail")
+LINES = 300_000
+ROUNDS = 3
+SHARES = (0.0, 0.03, 0.1, 0.3)
+FAIL2BAN = {"postfix": "postfix.conf", "exim": "exim.conf", "sendmail": "sendmail-reject.conf"}
+EVENTS = (*measure.DENYSPAM, "events", "--json", "-c", os.devnull)
+SECONDS = 1.0  # of CPU that one run for the ratio should take: enough for its noise to be small
+FEWEST, MOST = 20_000, 600_000  # lines for that
+
+Command = Sequence[str]  # FILE in it stands for the log; without it the log is stdin
+
+
+def programs(server: str) -> dict[str, Command]:
+    """Everything that can be measured on this server's log."""
+    found: dict[str, Command] = {
+        "denyspam, all filters": (*EVENTS, "FILE"),
+        "denyspam, own filter": (*EVENTS, "--filter", server, "FILE"),
+        "reference": reference(server),
+    }
+    rules = Path("/etc/fail2ban/filter.d") / FAIL2BAN[server]
+    regex = shutil.which("fail2ban-regex")
+    if regex and rules.exists():
+        options = ("--no-check-all", "--usedns=no", "--encoding=utf-8", "--print-no-missed", "--print-no-ignored")
+        found["fail2ban"] = (regex, *options, "FILE", f"{rules}[mode=aggressive]")
+    parser = measure.sshguard_parser()
+    if parser:
+        found["sshguard"] = (parser,)
+    return found
+
+
+def reference(server: str) -> Command:
+    return (sys.executable, "-m", "bench.reference", server, "FILE")
+
+
+def run(command: Command, path: str, out: str = os.devnull) -> measure.Used:
+    words = [path if word == "FILE" else word for word in command]
+    return measure.child(words, stdin=None if "FILE" in command else path, out=out)
+
+
+def compare(commands: Mapping[str, Command], path: str, lines: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """Each program's lines a CPU second, start-up seconds, peak memory, and lines of output."""
+    empty = folder / "empty.log"
+    empty.touch()
+    idle: dict[str, list[float]] = {name: [] for name in commands}
+    busy: dict[str, list[measure.Used]] = {name: [] for name in commands}
+    out = folder / "out"
+    told: dict[str, int] = {}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            idle[name].append(run(command, str(empty)).cpu)
+            busy[name].append(run(command, path, str(out)))
+            told[name] = out.read_bytes().count(b"\n")
+    return {
+        name: {
+            "lines_per_cpu_second": measure.spread(
+                lines / max(used.cpu - start, 1e-3) for used, start in zip(busy[name], idle[name], strict=True)
+            ),
+            "start_seconds": measure.spread(idle[name], 3),
+            "peak_mb": round(max(used.peak for used in busy[name])),
+            "lines_of_output": told[name],
+        }
+        for name in commands
+    }
+
+
+def per_server(lines: int, rounds: int, folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for server in SERVERS:
+        measure.note(f"throughput: {server}, {lines} lines")
+        path = measure.log_file(folder, server, lines)
+        found[server] = compare(programs(server), path, lines, rounds, folder)
+    return found
+
+
+def per_share(lines: int, rounds: int, folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for server in SERVERS:
+        found[server] = {}
+        for share in SHARES:
+            measure.note(f"throughput: {server}, {share:.0%} offences")
+            path = measure.log_file(folder, server, lines, share=share)
+            (one,) = compare({"": (*EVENTS, "FILE")}, path, lines, rounds, folder).values()
+            found[server][f"{share:.2f}"] = one["lines_per_cpu_second"]
+    return found
+
+
+def per_count(lines: int, rounds: int, folder: Path) -> dict[str, Any]:
+    shipped = sorted(path.stem for path in (measure.ROOT / "filters").glob("*.filter"))
+    names = [*SERVERS, *(name for name in shipped if name not in SERVERS)]
+    path = measure.log_file(folder, "postfix", lines)
+    found = {}
+    for count in sorted({1, 2, 4, 8, len(names)}):
+        measure.note(f"throughput: {count} filters")
+        chosen = [word for name in names[:count] for word in ("--filter", name)]
+        (one,) = compare({"": (*EVENTS, *chosen, "FILE")}, path, lines, rounds, folder).values()
+        found[str(count)] = one["lines_per_cpu_second"]
+    return found
+
+
+def ratio(server: str, folder: Path, rounds: int = 2) -> float:
+    """Lines a CPU second with all filters, by the reference's in the same run; the best of `rounds` pairs.
+
+    As many lines as take about SECONDS, so that the start-up, which is subtracted, does not drown the difference.
+    """
+    events = (*EVENTS, "FILE")
+    few = measure.log_file(folder, server, FEWEST)
+    empty = measure.log_file(folder, server, 0)
+    start = run(events, empty).cpu
+    plain = run(reference(server), empty).cpu
+    each = max(run(events, few).cpu - start, 1e-3) / FEWEST
+    lines = int(min(MOST, max(FEWEST, SECONDS / each)))
+    path = measure.log_file(folder, server, lines)
+    best = 0.0
+    for _ in range(rounds):
+        theirs = run(reference(server), path).cpu - plain
+        ours = run(events, path).cpu - start
+        best = max(best, theirs / max(ours, 1e-3))
+    return best
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = measure.parser(__doc__ or "")
+    parser.add_argument("--lines", type=int, default=LINES)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--ratio", action="store_true", help="only against the reference, as the tests do")
+    asked = parser.parse_args(arguments)
+    lines, rounds = (FEWEST, 1) if asked.quick else (asked.lines, asked.rounds)
+    with measure.scratch() as folder:
+        if asked.ratio:
+            print(json.dumps({server: round(ratio(server, folder, asked.rounds), 4) for server in SERVERS}))
+            return
+        figures = {
+            "lines": lines,
+            "rounds": rounds,
+            "expected_offences": {server: int(OFFENCES[server] * lines) for server in SERVERS},
+            "servers": per_server(lines, rounds, folder),
+            "offences": per_share(max(lines // 3, FEWEST), rounds, folder),
+            "filters": per_count(max(lines // 3, FEWEST), rounds, folder),
+        }
+        measure.finish("throughput", figures, write=asked.write)
+
+
+if __name__ == "__main__":
+    main()
