@@ -143,7 +143,8 @@ def log_file(folder: Path, server: str, lines: int, *, share: float | None = Non
 
 def parser(text: str) -> argparse.ArgumentParser:
     """With the options that every benchmark has."""
-    made = argparse.ArgumentParser(description=text.partition("\n")[0], epilog=text.partition("\n\n")[2], formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    first, _, rest = text.partition("\n\n")
+    made = argparse.ArgumentParser(description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--quick", action="store_true", help="small: only to see that it works")
     made.add_argument("--write", action="store_true", help=f"put the figures into {RESULTS.relative_to(ROOT)}")
     return made

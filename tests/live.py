@@ -60,7 +60,7 @@ class Live:
         """Starts it, and waits until it is ready."""
         self.launch()
         until(lambda: self.process and (self.process.poll() is not None or self.ask("status").returncode == 0), "ready")
-        assert self.process.poll() is None, self.errors.read_text()
+        assert self.process and self.process.poll() is None, self.errors.read_text()
 
     def stop(self, how: int = signal.SIGTERM) -> int:
         assert self.process
