@@ -35,12 +35,10 @@ SAMPLES_NOW = 4102444800.0  # 2100-01-01: a filter's samples are all in the past
 NO_QUEUE = b"NOQUEUE"
 NOBODYS = frozenset((IGNORE, CLIENT, *HARMLESS))  # kinds that mean nothing without an address
 
-_FACILITY = rb"[a-z][a-z0-9]{2,9}[.:][a-z]{3,7} "
 _HEADER = re.compile(
     rb"(?:<(?:[a-z][a-z0-9]{2,9}|\d{1,2})\.(?:[a-z]{3,7}|\d)> )?"  # syslogd -v of the BSDs
-    rb"(?:(?P<host>[^\s:]{1,255}|[0-9A-Fa-f:.]{2,45}) (?:"
-    + _FACILITY
-    + rb")?"  # busybox, AIX; OpenWrt has it for the host
+    # busybox writes `mail.info `, AIX `mail:info ` after the host, OpenWrt in its place
+    rb"(?:(?P<host>[^\s:]{1,255}|[0-9A-Fa-f:.]{2,45}) (?:[a-z][a-z0-9]{2,9}[.:][a-z]{3,7} )?"
     rb"(?P<program>[0-9A-Za-z][0-9A-Za-z_./-]{0,127})(?:\(pam_unix\))?(?P<pid>\[\d{1,10}\])?: "
     rb"|(?P<alone>[0-9A-Za-z][0-9A-Za-z_./-]{0,127})\[\d{1,10}\]: )"  # journalctl -o cat, collectors: no host
 )

@@ -806,6 +806,7 @@ def _group(name: str, inner: Sequence[Any]) -> Hole:
         taken = _characters(next(iter(inner[0][1][2]))) if len(inner) == 1 and str(inner[0][0]) in _REPEATS else None
         if taken is None or not taken <= allowed:
             raise PatternError(f"write the group as {form}")
+        return Hole(name, form=bytes(sorted(taken)))
     return Hole(name)
 
 
@@ -835,8 +836,9 @@ def compile_regex(kind: str, text: str, source: str = "", line: int = 1) -> Patt
     for index, part in enumerate(parts):
         before, after = parts[index - 1] if index else None, parts[index + 1] if index + 1 < len(parts) else None
         if isinstance(part, Hole) and part.name == "ip":
-            started = isinstance(before, Literal) and before.text[-1] not in IP
-            ended = after is None or (isinstance(after, Literal) and after.text[0] not in IP)
+            taken = part.form or b""  # [0-9.], IPv4 alone, may stand after a colon
+            started = isinstance(before, Literal) and before.text[-1] not in taken
+            ended = after is None or (isinstance(after, Literal) and after.text[0] not in taken)
             if not (started and ended):
                 raise PatternError(
                     "(?P<ip>…) stands between literals that end it, as in \\[(?P<ip>[0-9A-Fa-f:.]{2,45})\\]"

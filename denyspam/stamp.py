@@ -4,6 +4,7 @@ Reads, after an optional `<PRI>` and the RFC 5424 version `1 `, or after docker 
     Mar  4 10:00:00            classic syslog (RFC 3164), also with a fraction or with a year after the day; months also
                                as journalctl writes them where LANG is German, French, Spanish, Italian, Dutch, …
     Wed Mar  4 10:00:00 2026   OpenWrt's logd; Wed 2026-03-04 10:00:00 CET is journalctl's short-full
+    [04-Mar-2026 10:00:00 +0100]: PHP's error_log, so Roundcube; [04/Mar/2026 10:00:00] is Kerio Connect's
     2026-03-04T10:00:00.5+01:00  RFC 3339; exim's 2026-03-04 10:00:00[.123][ +0100]; without a zone: the log's
     1772614800.5               epoch seconds
     @4000000069a7...           TAI64N, as daemontools write it (label minus 2**62 minus 10 s)
@@ -51,6 +52,8 @@ _STAMP = re.compile(
     rb"(?P<f1>\.\d{1,9})?:?"
     rb"|(?P<iso>\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?P<f2>[.,]\d{1,9})?(?P<zone>Z| ?[+-]\d\d:?\d\d)?"
     rb"(?(weekday)(?: [A-Z]{2,5})?)"
+    rb"|\[(?P<day>\d{1,2})[-/](?P<month>[A-Z][a-z]{2})[-/](?P<year>\d{4})[ :](?P<clock>\d\d:\d\d:\d\d)(?:\.\d{1,6})?"
+    rb"(?P<offset> [+-]\d{4})?\]:?"
     rb"|(?P<epoch>\d{9,11})(?P<f3>\.\d{1,9})?"
     rb"|@(?P<tai>[0-9a-f]{24})"
     rb")(?: |$)"
@@ -77,7 +80,9 @@ class Stamps:
         end = found.end()
         if self._arrival:
             return now, end
-        _, syslog, fraction, iso, iso_fraction, zone, epoch, epoch_fraction, tai = found.groups()
+        syslog, fraction, iso, iso_fraction, zone, epoch, epoch_fraction, tai = found.group(
+            "syslog", "f1", "iso", "f2", "zone", "epoch", "f3", "tai"
+        )
         time: float | None
         if syslog is not None:
             time = self._cache.get(syslog)
@@ -91,6 +96,13 @@ class Stamps:
             fraction = iso_fraction
         elif epoch is not None:
             time, fraction = float(epoch), epoch_fraction
+        elif tai is None:
+            day, name, year, clock, zone = found.group("day", "month", "year", "clock", "offset")
+            month = MONTHS.get(name.lower(), 0)
+            try:
+                time = self._epoch(int(year), month, int(day), clock, _zone(zone))
+            except ValueError:
+                time = None
         else:
             time = int(tai[:16], 16) - 2**62 - 10 + int(tai[16:], 16) / 1e9
         if time is None or time > now + AHEAD:
@@ -120,15 +132,10 @@ class Stamps:
         return None
 
     def _iso(self, text: bytes, zone: bytes | None) -> float | None:
-        named: tzinfo | None = None
-        if zone is not None and zone != b"Z":
-            digits = zone.strip().replace(b":", b"")
-            minutes = int(digits[1:3]) * 60 + int(digits[3:5])
-            if minutes >= 24 * 60:
-                return None
-            named = timezone(timedelta(minutes=-minutes if digits[:1] == b"-" else minutes))
-        elif zone is not None:
-            named = timezone.utc
+        try:
+            named = _zone(zone)
+        except ValueError:
+            return None
         return self._epoch(int(text[:4]), int(text[5:7]), int(text[8:10]), text[11:], named)
 
     def _epoch(self, year: int, month: int, day: int, clock: bytes, zone: tzinfo | None = None) -> float | None:
@@ -139,3 +146,12 @@ class Stamps:
             return moment.timestamp() + leap
         except (ValueError, OverflowError):  # Feb 30, 9999-99-99; zones overflow in the years 1 and 9999
             return None
+
+
+def _zone(text: bytes | None) -> tzinfo | None:
+    """`Z`, `+01:00`, ` -0330`; None means the log's. Raises ValueError for a day and more."""
+    if text is None or text == b"Z":
+        return None if text is None else timezone.utc
+    digits = text.strip().replace(b":", b"")
+    minutes = int(digits[1:3]) * 60 + int(digits[3:5])
+    return timezone(timedelta(minutes=-minutes if digits[:1] == b"-" else minutes))

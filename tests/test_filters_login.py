@@ -21,7 +21,19 @@ from denyspam.scan import Scanner
 from denyspam.stamp import Stamps
 
 FILTERS = Path(__file__).parent.parent / "filters"
-NAMES = ("courier", "cyrus", "dovecot", "opensmtpd", "qmail", "uwimap", "zimbra")
+NAMES = (
+    "courier",
+    "cyrus",
+    "dovecot",
+    "kerio",
+    "opensmtpd",
+    "perdition",
+    "qmail",
+    "solidpop3d",
+    "uwimap",
+    "webmail",
+    "zimbra",
+)
 NOW = 1772618400.0  # 2026-03-04 10:00 UTC
 STAMP = "2026-03-04T10:00:00Z mx "
 SESSION = "5f1c2d3e4a5b6c7d"
@@ -29,6 +41,9 @@ PIECES = (
     ">, rip=1.2.3.4, lip=", "rip=1.2.3.4", ">, method=PLAIN, rip=1.2.3.4, lip=5.6.7.8, session=<q", "TLS: a b", ", TLS", "session=<q>",
     ",1.2.3.4)", ",1.2.3.4): unknown user", ",1.2.3.4): Password mismatch", "): ", "(given password: ", ", ip=[1.2.3.4]", ", ip=[1.2.3.4], port=[1]",
     "[1.2.3.4]", " [1.2.3.4]", "host=x [1.2.3.4]", ":1.2.3.4", " rhost=1.2.3.4", "  user=a", ";oip=1.2.3.4;", "oip=1.2.3.4;ua=x;", "] security - cmd=Auth; account=",
+    " origin_ip: 1.2.3.4 origin_rdns: x", "> remote <x:y:1.2.3.4> rcpt <", " from 1.2.3.4", " from 1.2.3.4. LOGIN", " from 1.2.3.4(X-Real-IP: 1.2.3.4",
+    " [1.2.3.4] to Horde", ", IP address 1.2.3.4", ". Attempt from IP address 1.2.3.4", " - 1.2.3.4", ":1.2.3.4", "1.2.3.4:4711->5.6.7.8:993",
+    '" status="failed', " in session ab (error: 0)", ":2001:db8:", "::",
     '" result="451 x', '" result="550 x', SESSION + " smtp connected address=1.2.3.4 host=x", "smtp connected address=1.2.3.4", "error,relay=1.2.3.4",
     ">: 450 x", ">,to=<", ": 513 Relaying denied", "(auth failed, 3 attempts in 1 secs): user=<", "Login: ", "<", ">", '"', "\\", "(", ")", "=", ";",
     ",", ", ", " ", "a", "bob", "@example.org", "é", "\x1b", "\t", "A" * 300,
@@ -137,3 +152,48 @@ def test_zimbra(user: str, agent: str, ip: str) -> None:
     assert accused(f"{start}[ip=192.0.2.25;oip={ip};via=192.0.2.25(nginx/1.2.0-zimbra);ua=Zimbra/8.8.15;] {end}") == {
         ip
     }
+
+
+@FUZZ
+@given(HOSTILE, HOSTILE)
+def test_qmail_and_what_stands_around_it(text: str, other: str) -> None:
+    ip = "203.0.113.7"
+    for why in ("vpopmail user not found", "password fail", f"password fail (pass: '{other}')", "null password given"):
+        assert accused(f"{STAMP}vpopmail[1]: vchkpw-smtp: {why} {text}:{ip}") == {ip}
+        assert (
+            accused(f"{STAMP}vpopmail[1]: vchkpw-smtp: {why} {text}:2001:db8::7") == set()
+        )  # not read: see the filter
+    assert accused(f"{STAMP}vpopmail[1]: vchkpw-pop3: (PLAIN) login success {text}:{ip}") == set()
+    for refused in ("rcpt", "relaying", "sender"):
+        remote = f"from <{text}::> remote <{other}:host7.example:{ip}> rcpt <{text}> : x"
+        assert accused(f"{STAMP}qmail-smtpd: CHKUSER rejected {refused}: {remote}") <= {ip}
+        plain = f"from <a@b.example::> remote <x:host7.example:{ip}> rcpt <u@example.org> : x"
+        assert accused(f"{STAMP}qmail-smtpd: CHKUSER rejected {refused}: {plain}") == {ip}
+    end = f"origin_ip: {ip} origin_rdns: (unknown) auth: (unknown) encryption: (none) reason: {other}"
+    assert accused(f"{STAMP}spamdyke[1]: DENIED_RDNS_MISSING from: {text} to: {other} {end}") <= {ip}
+    assert accused(f"{STAMP}spamdyke[1]: DENIED_GRAYLISTED from: {text} to: {other} {end}") == set()
+    assert accused(f"{STAMP}spamdyke[1]: ALLOWED from: {text} to: {other} {end}") == set()
+
+
+@FUZZ
+@given(HOSTILE, HOSTILE, ADDRESS)
+def test_webmail_perdition_solid_pop3d_and_kerio(user: str, text: str, ip: str) -> None:
+    stamp = "[04-Mar-2026 10:00:00 +0000]: "
+    failed = f"Login failed for {user} from {ip}"
+    assert accused(f"{stamp}<ab> IMAP Error: {failed}") <= {ip}
+    assert accused(f"{stamp}<ab> IMAP Error: Login failed for bob from {ip}. LOGIN: {text}") == {ip}
+    for end in (f". AUTHENTICATE PLAIN: {text}", f"(X-Real-IP: 1.2.3.4). LOGIN: {text}", " in session ab (error: 0)"):
+        assert accused(f"{stamp}<ab> IMAP Error: {failed}{end}") <= {ip}
+    assert accused(f"{stamp}<ab> Successful login for {user} (ID: 1) from {ip} in session ab") == set()
+    sogo = f"Mar  4 10:00:00 sogod [1]: SOGoRootPage Login from '{ip}' for user '{user}' might not have worked"
+    assert accused(sogo) == {ip}
+    assert accused(f"Mar  4 10:00:00 HORDE [error] [imp] FAILED LOGIN for {user} [{ip}] to {text}") <= {ip}
+    assert accused(f"Wed Mar  4 10:00:00 2026 - [1] ({ip}) {user} - login error - no such user") <= {ip}
+    assert accused(f"{STAMP}solid-pop3d[1]: authentication failed: no such user: {user} - {ip}") == {ip}
+    assert accused(f"[04/Mar/2026 10:00:00] Attempt to deliver to unknown recipient {user}, from {text}, IP address {ip}") == {ip}  # fmt: skip
+    assert accused(f"[04/Mar/2026 10:00:00] SMTP: User {user} doesn't exist. Attempt from IP address {ip}") == {ip}
+    auth = f'->198.51.100.1 user="{user}" server="mx.example.org" port="110" status="failed: {text}"'
+    assert accused(f"{STAMP}perdition.pop3[1]: Auth: {ip}{auth}") <= {ip}
+    told = f'authentication_id="{user}" server="mx:143" protocol=IMAP4S server-secure=plaintext status="failed: x"'
+    client = "Auth: 203.0.113.7:4711->198.51.100.1:993 client-secure=ssl authorisation_id=NONE "
+    assert accused(f"{STAMP}perdition.imaps[1]: {client}{told}") <= {"203.0.113.7"}

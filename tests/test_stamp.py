@@ -41,6 +41,8 @@ NOW = at(2026, 3, 4, 12)
         (b"mailserver-1  | Mar  4 10:00:00 mx x: y", at(2026, 3, 4, 10), b"mx x: y"),  # docker compose logs
         ("Mär 04 10:00:00 mx x: y".encode(), at(2026, 3, 4, 10), b"mx x: y"),  # journalctl, LANG=de_DE
         ("déc. 24 10:00:00 mx x: y".encode(), at(2025, 12, 24, 10), b"mx x: y"),
+        (b"[04-Mar-2026 10:00:00 +0100]: <ab> x", at(2026, 3, 4, 9), b"<ab> x"),  # PHP's error_log
+        (b"[04/Mar/2026 10:00:00] x", at(2026, 3, 4, 10), b"x"),  # Kerio Connect
         (b"2026-03-04 10:00:00 SMTP call from x", at(2026, 3, 4, 10), b"SMTP call from x"),  # exim's word, no zone
     ],
 )
@@ -64,6 +66,8 @@ def test_forms(line: bytes, time: float, rest: bytes) -> None:
         b"9999-99-99 10:00:00 H=x",
         b"9999-12-31T23:59:59-01:00 mx x: y",
         b"2026-03-04T10:00:00+99:00 mx x: y",
+        b"[04-Mar-2026 10:00:00 +9900]: x",
+        b"[04-Foo-2026 10:00:00]: x",
         b"Mar  4 12:10:01 mx x: y",  # ten minutes and a second ahead
         b"99999999999 mx x: y",
         b"@7fffffffffffffff00000000 x: y",
