@@ -13,13 +13,14 @@ with them: `ban ADDRESS SECONDS 465,587`, `release ADDRESS 465,587`. Addresses a
 holds digits, letters, `.:/,` and single blanks, whatever a log said. No shell is involved. What the program prints goes
 where the daemon's output goes. At the end of its input it should end; it must keep its bans until their time is over.
 
-The program tells nothing back. Taken is what the pipe took. One that ends is started again, at the next order, and told
-every ban that is in force with the seconds left; one that ends again within 10 seconds of its start is left alone for
-1, 2, 4, … 60 s, in which every order is refused (an ActionError: the caller tries again). One that does not read for
-30 s with a full pipe, or has closed its input, is ended with SIGKILL, and counts as one that ended.
+The program tells nothing back. Taken is what the pipe took. One that ends is started again, within a second (`tend`) or
+at the next order, and told every ban that is in force with the seconds left; one that ends within 10 seconds of its
+start is left alone for 1, 2, 4, … 60 s, in which every order is refused (an ActionError: the caller tries again). One
+that does not read for 30 s with a full pipe, or has closed its input, is ended with SIGKILL, and counts as one that
+ended.
 
-`held` is what is in force by this module's own memory: empty after a restart of the daemon, as after a reboot; the
-caller then gives all bans again. Limits: one thread; memory is bounded by the bans in force.
+What is in force it knows by its own memory (`_remembered.py`). Limits: one thread; memory is bounded by the bans in
+force.
 """
 
 from __future__ import annotations
@@ -28,41 +29,31 @@ import math
 import os
 import selectors
 import subprocess
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from denyspam.events import ActionError, Ban, Held, Target
 
 from . import _ruleset as ruleset
-from ._ruleset import Refused
+from ._remembered import Remembered, lasting
 
 PATIENCE = 30.0  # seconds for the program to read on, and to end at the end of its input
 SHORT = 10.0  # seconds of a life that count as a failure
 LONGEST_WAIT = 60.0
 
 
-class Command:
-    """The five verbs, `holds` and `counters`, for a program. `command` is the program and its arguments; `clock` counts
-    seconds from anywhere. ValueError where there is no program."""
+class Command(Remembered):
+    """The five verbs and `tend`, for a program. `command` is the program and its arguments. ValueError where there is
+    no program."""
 
-    def __init__(
-        self,
-        *,
-        ports: tuple[int, ...],
-        ipv6_prefix: int = 64,
-        verdict: str = "tcp reset",
-        hooks: tuple[str, ...] = ("input",),
-        command: Sequence[str] = (),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, command: Sequence[str] = (), **keywords: Any) -> None:
+        super().__init__(**keywords)
         if not command or not all(isinstance(word, str) and word and "\0" not in word for word in command):
             raise ValueError("no program: `command` names it and its arguments")
-        self._ports, self._command, self._clock = ports, list(command), clock
-        self._ends: dict[Target, float] = {}  # by `clock`
-        self._full = 1024
+        self._command = list(command)
         self._program: subprocess.Popen[bytes] | None = None
         self._born = self._not_before = -math.inf
-        self._wait = 1.0
+        self._wait = self._left_alone = 1.0
 
     def start(self) -> list[Held]:
         """Starts the program, and returns what it was told before."""
@@ -71,13 +62,9 @@ class Command:
 
     def ban(self, bans: Sequence[Ban], now: float) -> None:
         """Tells each; `now` in epoch seconds. A ban that is over already is no ban."""
-        clock = self._clock()
-        new = {ban.target: ban.until - now for ban in bans if ban.until - now > 0}
-        self._tell([self._line(target, left) for target, left in new.items()])
-        self._ends.update((target, clock + left) for target, left in new.items())
-        if len(self._ends) >= self._full:
-            self._ends = {target: end for target, end in self._ends.items() if end > clock}
-            self._full = max(1024, 2 * len(self._ends))
+        left = lasting(bans, now)
+        self._tell([self._line(target, seconds) for target, seconds in left.items()])
+        self._remember(left)
 
     def release(self, targets: Iterable[Target]) -> None:
         """Tells each."""
@@ -85,10 +72,6 @@ class Command:
         self._tell([self._line(target, 0) for target in gone])
         for target in gone:
             self._ends.pop(target, None)
-
-    def held(self) -> list[Held]:
-        clock = self._clock()
-        return [Held(target, end - clock) for target, end in self._ends.items() if end > clock]
 
     def stop(self, keep: bool) -> None:
         """Ends the program's input and waits for its end; without `keep` it is told to release all first."""
@@ -98,12 +81,9 @@ class Command:
         if not keep:
             self._ends.clear()
 
-    def holds(self, target: Target) -> bool:
-        return self._ends.get(target, -math.inf) > self._clock()
-
-    def counters(self) -> list[Refused]:
-        """The program tells nothing back."""
-        return []
+    def tend(self, now: float) -> None:
+        """Starts the program again where it has ended. To be called every second; `now` is not used."""
+        self._tell([])
 
     def _line(self, target: Target, left: float) -> bytes:
         """`left` 0: a release."""
@@ -135,7 +115,7 @@ class Command:
         if self._program is not None:
             self._end()
         if clock < self._not_before:
-            raise self._refused(f"ended; it is started again in {self._not_before - clock:.0f} s")
+            raise self._refused(f"ended; it is left alone for {self._left_alone:.0f} s before it is started again")
         ports = ",".join(f"{port:d}" for port in self._ports)
         try:
             self._program = subprocess.Popen(  # noqa: S603 - the admin's own words, no shell
@@ -183,6 +163,7 @@ class Command:
             self._wait = 1.0
 
     def _later(self) -> None:
+        self._left_alone = self._wait
         self._not_before = self._clock() + self._wait
         self._wait = min(2 * self._wait, LONGEST_WAIT)
 

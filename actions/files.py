@@ -13,9 +13,9 @@ A change is written at once where the last one was written a second ago or longe
 caller calls every second; so 100,000 lines are written once a second at most (0.3 s), not once a ban. A ban whose time
 is over leaves the file by `tend` too: nothing ends without it, and when the daemon is dead the list stays as it is.
 
-`held` is what is in force by this module's own memory. After a restart it is empty, and the old list stays in place
-until the caller's bans, given again, or the first `tend` replace it. One thread. Memory and file are bounded by the
-bans in force.
+What is in force it knows by its own memory (`_remembered.py`). After a restart that is empty, and the old list stays in
+place until the caller's bans, given again, or the first `tend` replace it. One thread. The file is bounded by the bans
+in force.
 """
 
 from __future__ import annotations
@@ -23,40 +23,30 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from denyspam.events import ActionError, Ban, Held, Network, Target
 
 from . import _ruleset as ruleset
-from ._ruleset import Refused
+from ._remembered import Remembered, lasting
 
 HEAD = "# Written by denyspam, replaced at every change.\n"
 BETWEEN = 1.0  # seconds from one writing to the next
 MODE = 0o644  # who is banned is no secret, and the readers are other users
 
 
-class Files:
-    """The five verbs, `tend`, `holds` and `counters`, for the file `path` in one of the FORMATS. `clock` counts seconds
-    from anywhere. ValueError for another format or a path that is none."""
+class Files(Remembered):
+    """The five verbs and `tend`, for the file `path` in one of the FORMATS. ValueError for another format or a path
+    that is none."""
 
-    def __init__(
-        self,
-        *,
-        ports: tuple[int, ...],
-        ipv6_prefix: int = 64,
-        verdict: str = "tcp reset",
-        hooks: tuple[str, ...] = ("input",),
-        path: str = "",
-        format: str = "postfix",
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, path: str = "", format: str = "postfix", **keywords: Any) -> None:
+        super().__init__(**keywords)
         if format not in FORMATS:
             raise ValueError(f"format {format!r}: one of {', '.join(FORMATS)}")
         if not os.path.isabs(path) or path.endswith("/") or "\0" in path:
             raise ValueError(f"path {path!r}: the whole path of the file, from /")
-        self._path, self._text, self._clock = path, FORMATS[format], clock
-        self._ends: dict[Target, float] = {}  # by `clock`
+        self._path, self._text = path, FORMATS[format]
         self._soonest = math.inf  # of the ends
         self._written = -math.inf
         self._changed = False
@@ -68,23 +58,17 @@ class Files:
 
     def ban(self, bans: Sequence[Ban], now: float) -> None:
         """Puts each in until its end; `now` in epoch seconds. A ban that is over already is no ban."""
-        clock = self._clock()
-        for ban in bans:
-            left = ban.until - now
-            if left > 0:
-                self._ends[ban.target] = clock + left
-                self._soonest = min(self._soonest, clock + left)
-                self._changed = True
+        left = lasting(bans, now)
+        if left:
+            self._remember(left)
+            self._soonest = min(self._soonest, self._clock() + min(left.values()))
+            self._changed = True
         self.tend(now)
 
     def release(self, targets: Iterable[Target]) -> None:
         for target in targets:
             self._changed |= self._ends.pop(target, None) is not None
         self.tend(0.0)
-
-    def held(self) -> list[Held]:
-        clock = self._clock()
-        return [Held(target, end - clock) for target, end in self._ends.items() if end > clock]
 
     def stop(self, keep: bool) -> None:
         """Writes what is not written yet; without `keep` an empty list."""
@@ -99,16 +83,9 @@ class Files:
         if (self._changed or clock >= self._soonest) and clock - self._written >= BETWEEN:
             self._write()
 
-    def holds(self, target: Target) -> bool:
-        return self._ends.get(target, -math.inf) > self._clock()
-
-    def counters(self) -> list[Refused]:
-        """Who reads the file tells nothing back."""
-        return []
-
     def _write(self) -> None:
         clock = self._clock()
-        self._ends = {target: end for target, end in self._ends.items() if end > clock}
+        self._forget_over()
         networks = sorted(
             {target.network for target in self._ends},
             key=lambda each: (each.version, int(each.network_address), each.prefixlen),

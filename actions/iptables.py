@@ -14,9 +14,10 @@ committed once; tried again where another program was faster. The library may en
 `start` first tries it in another one.
 
 The protocol with the caller is that of `nftables.py`. Limits: one thread. An ipset's timeout ends after 24.8 days: a
-longer ban goes in with that, and `tend` (to be called once a day) arms it again; after a restart the caller sees what
-is left and bans again. Timeouts are whole seconds, rounded up. A ban costs one spawned `ipset`, 2 to 5 ms. There is no
-hook `prerouting`, where iptables cannot refuse. Where somebody flushes the rules nobody announces it: `start` mends.
+longer ban goes in with that, and `tend` (to be called now and then) arms it again once a day; after a restart the
+caller sees what is left and bans again. Timeouts are whole seconds, rounded up. A ban costs one spawned `ipset`, 2 to
+5 ms. There is no hook `prerouting`, where iptables cannot refuse. Where somebody flushes the rules nobody announces it:
+`start` mends.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ VERDICTS: dict[str, dict[int, Any]] = {  # verdict -> family -> target
     },
     "drop": {4: "DROP", 6: "DROP"},
 }
+DAY = 86_400.0
 LONGEST = 2_147_483  # seconds that an ipset's timeout may have
 NAME = re.compile(r"denyspam-([46])-(\d{1,3})-(\d{1,5}(?:\.\d{1,5})*)")
 NAME_LIMIT = 31  # characters of an ipset's name
@@ -87,11 +89,13 @@ class Iptables:
         for store in self._default:
             _check(store)
         self._known: set[Store] | None = None  # the sets that have their rules; None before start()
+        self._suited = False  # the self test has passed: once is enough
+        self._armed = self._clock()
         self._long: dict[Target, float] = {}  # the ends, by `clock`, of those that a timeout cannot hold
 
     def start(self) -> list[Held]:
         """Makes or mends sets, chains and rules, and returns what the sets hold."""
-        _suits()
+        self._look()
         stores, broken = _saved()
         wanted = [*self._default, *(store for store in stores if store not in self._default)]
         if broken:  # a set in use cannot be destroyed
@@ -142,7 +146,7 @@ class Iptables:
     def stop(self, keep: bool) -> None:
         """Lets go of everything; without `keep` takes the rules and the sets away, and with them every ban."""
         if not keep:
-            _suits()
+            self._look()
             stores, broken = _saved()
             self._rules(None)
             _ipset("".join(f"destroy {name}\n" for name in [*map(_name, stores), *broken]))
@@ -150,10 +154,13 @@ class Iptables:
         self._long.clear()
 
     def tend(self, now: float) -> None:
-        """Arms again what has longer to go than a timeout can hold. Once a day is enough; `now` is not used."""
+        """Arms again, once a day, what has longer to go than a timeout can hold; `now` is not used."""
         clock = self._clock()
+        if clock - self._armed < DAY:
+            return
         self._long = {target: end for target, end in self._long.items() if end > clock}
         self.ban([Ban(target, "", 0.0, end - clock, 0) for target, end in self._long.items()], 0.0)
+        self._armed = clock
 
     def holds(self, target: Target) -> bool:
         """Whether the set holds exactly this target now: one spawned program."""
@@ -180,6 +187,11 @@ class Iptables:
                             counted[store] = (packets + more[0], octets + more[1])
                 table.close()
         return [Refused(*store, *counts) for store, counts in counted.items()]
+
+    def _look(self) -> None:
+        if not self._suited:
+            _suits()
+            self._suited = True
 
     def _started(self) -> set[Store]:
         if self._known is None:

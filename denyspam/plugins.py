@@ -153,14 +153,21 @@ def load_action(settings: Settings) -> Action:
         "command": {"command": settings.command},
         "files": {"path": settings.list, "format": settings.format},
     }
-    try:
-        action: Action = points[name].load()(
-            ports=settings.ports,
-            ipv6_prefix=settings.ipv6_prefix,
-            verdict=settings.verdict,
-            hooks=settings.hooks,
-            **own.get(name, {}),
-        )
-    except (ValueError, ActionError) as error:
-        raise SettingsError(f"the action {name!r} cannot be used: {error}", settings.file, line) from None
-    return action
+
+    def made(ports: tuple[int, ...], line: int) -> Action:
+        try:
+            action: Action = points[name].load()(
+                ports=ports,
+                ipv6_prefix=settings.ipv6_prefix,
+                verdict=settings.verdict,
+                hooks=settings.hooks,
+                **own.get(name, {}),
+            )
+        except (ValueError, ActionError) as error:
+            raise SettingsError(f"the action {name!r} cannot be used: {error}", settings.file, line) from None
+        return action
+
+    for policy in settings.policies:
+        if policy.ports:  # better said now than at its first ban: an ipset's name holds six ports at most
+            made(policy.ports, settings.lines.get(f"policy.{policy.name}", 1))
+    return made(settings.ports, line)
