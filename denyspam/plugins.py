@@ -168,6 +168,6 @@ def load_action(settings: Settings) -> Action:
         return action
 
     for policy in settings.policies:
-        if policy.ports:  # better said now than at its first ban: an ipset's name holds six ports at most
+        if policy.ports:  # better said now than at its first ban: an ipset's name holds few ports
             made(policy.ports, settings.lines.get(f"policy.{policy.name}", 1))
     return made(settings.ports, line)
