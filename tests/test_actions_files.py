@@ -163,8 +163,10 @@ def test_postfix_reads_its_list(tmp_path: Path) -> None:
     firewall = Files(ports=(25,), path=str(path), format="postfix")
     firewall.start()
     firewall.ban([ban(each) for each in SOME], NOW)
+    (tmp_path / "main.cf").write_text("mail_owner = daemon\nsetgid_group = mail\n")
     for address, hit in ("192.0.2.10", True), ("192.0.2.11", False), ("2001:db8:0:1::99", True), ("2001:db8::8", False):
-        done = subprocess.run(["postmap", "-q", address, f"cidr:{path}"], capture_output=True, text=True, check=False)
+        asked = ["postmap", "-c", str(tmp_path), "-q", address, f"cidr:{path}"]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
         assert done.stdout.startswith("REJECT 5.7.1") == hit and not done.stderr
 
 
