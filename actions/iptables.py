@@ -493,7 +493,7 @@ def _run(command: list[str], text: str) -> subprocess.CompletedProcess[str]:
 # What ipset and libiptc say -> what the admin reads, and whether trying again is idle.
 REASONS = {
     "is full": (f"the set is full: it takes {ruleset.SIZE:,} addresses", False),
-    "does not exist": ("a set of ours is gone: somebody destroyed it", False),
+    "given name does not exist": ("a set of ours is gone: somebody destroyed it", False),
     "must be root": ("not permitted: run as root or with CAP_NET_ADMIN", True),
     "not permitted": ("not permitted: run as root or with CAP_NET_ADMIN", True),
     "Cannot open session to kernel": ("this kernel has no ipset: load the module ip_set", True),

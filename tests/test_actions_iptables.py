@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from denyspam.actions import iptables as module
@@ -13,7 +15,9 @@ from denyspam.actions.iptables import Iptables
 from netns import CLIENTS4, SERVER4, Network, inside
 from test_actions import HOUR, NOW, ban, hosts, legacy, target, targets
 
-from denyspam.events import ActionError
+from denyspam.events import ActionError, SettingsError
+from denyspam.plugins import load_action
+from denyspam.settings import parse
 
 pytestmark = pytest.mark.root
 
@@ -181,3 +185,75 @@ def test_somebody_holds_the_lock(network: Network, monkeypatch: pytest.MonkeyPat
 def test_port_lists_no_set_can_have(ports: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="no set can be made"):
         Iptables(ports=ports)
+
+
+@inside
+def test_upkeep_spawns_nothing(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tend` comes every second and `start` every minute: neither may cost a program each time."""
+    clock = [0.0]
+    firewall = legacy(ports=(25,), clock=lambda: clock[0])
+    firewall.start()
+    firewall.ban([ban("192.0.2.10", 60 * 86400.0)], NOW)
+    spawned: list[list[str]] = []
+    really = module._run
+
+    def counting(command: list[str], text: str) -> subprocess.CompletedProcess[str]:
+        spawned.append(command)
+        return really(command, text)
+
+    monkeypatch.setattr(module, "_run", counting)
+    for _ in range(100):
+        clock[0] += 1
+        firewall.tend(NOW)
+    assert spawned == []
+    clock[0] += 86_400
+    firewall.tend(NOW)
+    firewall.tend(NOW)
+    assert [command[0] for command in spawned] == ["ipset"], "once a day"
+    spawned.clear()
+    firewall.start()
+    assert all(command[0] == "ipset" for command in spawned), "the self test once"
+
+
+@inside
+def test_a_program_is_missing(network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    legacy(ports=(25,))
+    legacy_program = shutil.which("iptables-legacy")
+    assert legacy_program
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ActionError, match="the program iptables is missing: install it") as caught:
+        Iptables(ports=(25,)).start()
+    assert caught.value.permanent
+    (tmp_path / "iptables").symlink_to(legacy_program)
+    with pytest.raises(ActionError, match="the program ipset is missing: install it") as caught:
+        Iptables(ports=(25,)).start()
+    assert caught.value.permanent
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence", "permanent"),
+    [
+        ("ipset v7.17: Cannot open session to kernel.", "load the module ip_set", True),
+        ("can't initialize filter: Table does not exist (do you need to insmod?)", "load ip_tables and", True),
+        ("can't commit: No chain/target/match by that name", "load xt_set, xt_multiport and xt_REJECT", True),
+        ("can't initialize filter: Permission denied (you must be root)", "CAP_NET_ADMIN", True),
+        ("ipset v7.17: Error in line 1: Hash is full, cannot add more elements", "1,048,576 addresses", False),
+        ("ipset v7.17: The set with the given name does not exist", "somebody destroyed it", False),
+        ("something new\nof two lines", "iptables: something new of two lines", False),
+    ],
+)
+def test_what_the_admin_reads(said: str, sentence: str, permanent: bool) -> None:
+    refusal = module._refusal(said)
+    assert (sentence in str(refusal), refusal.permanent) == (True, permanent)
+
+
+def test_what_cannot_be_is_said_by_the_check() -> None:
+    text = "[daemon]\naction = iptables\n{}\n[log /x]\n[policy]\nvirus = 5 in 15m -> ban 1h{}\n"
+    load_action(parse(text.format("ports = 25, 465, 2525", ", ports 2525, 10025"), "c"))
+    for setting, policy, message in (
+        ("hooks = prerouting", "", "c:2: .*hook 'prerouting': iptables refuses in input, forward, output"),
+        ("ports = 10025, 10026, 10027", "", "c:2: .*no set can be made"),
+        ("", ", ports 10025, 10026, 10027", "c:6: .*no set can be made"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            load_action(parse(text.format(setting, policy), "c"))

@@ -21,7 +21,7 @@ from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Network
 
 from denyspam.events import Ban, Target
 from denyspam.plugins import load_action
-from denyspam.settings import DAEMON, parse
+from denyspam.settings import parse
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "actions.md").read_text(encoding="utf-8")
@@ -46,15 +46,6 @@ def test_every_configuration_is_one() -> None:
             load_action(settings)
     assert {each.action for each in found} == {"nftables", "command", "files", "told"}
     assert {each.format for each in found if each.action == "files"} == {"postfix", "hosts", "rbldnsd", "nftables"}
-
-
-def test_every_setting_is_in_the_shipped_configuration_and_has_its_default() -> None:
-    shipped = (ROOT / "etc" / "denyspam.conf").read_text(encoding="utf-8")
-    assert set(re.findall(r"^#?(\w+) *=", shipped.partition("[log")[0], re.M)) == set(DAEMON)
-    plain, shown = parse("[log /var/log/mail.log]\n[policy]\nvirus = 5 in 15m -> ban 1h\n", "x"), parse(shipped, "x")
-    for key in DAEMON:
-        if key != "allow":
-            assert getattr(shown, key) == getattr(plain, key), key
 
 
 @pytest.mark.root

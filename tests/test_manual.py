@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from live import Live, live, until, viruses
 from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Network
+from test_actions import legacy
 
 pytestmark = pytest.mark.root
 
@@ -312,6 +313,32 @@ def test_hooks(daemon: Live, network: Network) -> None:
     assert not network.connects(SERVER4, 25, SENDER)
     chains = network.server.check("nft", "list", "chains", "inet")
     assert "hook prerouting" in chains and "hook output" in chains and "hook input" not in chains
+
+
+def test_iptables(daemon: Live, network: Network) -> None:
+    """The whole daemon on ipsets: bans, what was refused, other ports, take-over, release, a stop that flushes."""
+    network.server.run(lambda: legacy(ports=(25,)) and None)  # skips where there is none
+    policy = "virus = 5 in 15m -> ban 1h\nauth = 5 in 15m -> ban 60d, ports 465, 587\n"
+    daemon.configure(action="iptables", policy=policy)
+    daemon.start()
+    daemon.write(viruses(SENDER, 5))
+    assert daemon.ask("ban", OTHER, CLIENTS6[0], "--for", "60d").returncode == 0
+    until(lambda: len(daemon.banned()) == 3 and daemon.json("status")["pending"] == 0, "the bans")
+    for server, client in (SERVER4, SENDER), (SERVER4, OTHER), (SERVER6, CLIENTS6[1]):
+        assert not network.connects(server, 25, client)
+    assert network.connects(SERVER4, 25, THIRD)
+    assert daemon.json("status")["firewall"]["refused"] >= 3
+    before = daemon.json("list")
+    daemon.stop()
+    assert not network.connects(SERVER4, 25, SENDER)
+    daemon.start()
+    assert daemon.json("list") == before
+    again = daemon.errors.read_text().partition("stopped")[2]
+    assert "restoring 2 bans" in again, "those longer than a timeout can be; the other one is still there"
+    assert daemon.ask("release", "--all").returncode == 0
+    assert network.connects(SERVER4, 25, SENDER)
+    daemon.stop()
+    assert daemon.ask("flush").returncode == 0
 
 
 def test_a_fault_of_upkeep_is_over_when_it_is(daemon: Live) -> None:

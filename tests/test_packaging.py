@@ -111,7 +111,7 @@ def test_what_is_commented_out_in_the_example_is_right_too() -> None:
     settings = parse(bare, "etc/denyspam.conf")
     assert settings.group == "adm"
     assert settings.logs[0].timezone == "Europe/Berlin"
-    assert {policy.name for policy in settings.policies} == {"virus", "relay", "reject", "relay.slow", "spam"}
+    assert {policy.name for policy in settings.policies} == {"virus", "relay", "reject", "relay.slow", "auth", "spam"}
 
 
 def test_the_unit_fits_the_defaults() -> None:
