@@ -370,9 +370,10 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
                 "between free text and {ip} stands no literal: write the text that the server prints before it",
                 leaves[address][0].column,
             )
+        taken = getattr(leaves[address][0], "form", None) or IP  # a `regex` may read IPv4 alone, by [0-9.]
         for index in range(address - 1, before, -1):
             leaf, inside = leaves[index]
-            if isinstance(leaf, Literal) and leaf.text[-1] in IP:
+            if isinstance(leaf, Literal) and leaf.text[-1] in taken:
                 raise PatternError(
                     f"`{leaf.text.decode(errors='replace')}` before an {{ip}} that is read from the line's end could"
                     " itself be a piece of an address: write a character that cannot, as in [{ip}] or relay={ip}",

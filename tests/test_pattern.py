@@ -215,3 +215,13 @@ def test_backslashes(hole: str, path: bytes, whole: bool) -> None:
 def test_every_hole_says_what_it_is() -> None:
     assert all(hole.meaning for hole in HOLES.values())
     assert {"ip", "id", "name", "code", "dsn", "port", "user", "<rcpt>", "word", "verb", "number", "*"} <= set(HOLES)
+
+
+def test_a_regex_may_read_ipv4_alone_after_a_colon() -> None:
+    pattern = compile_regex("auth", r"login failed .*:(?P<ip>[0-9.]{7,15})$")
+    found = pattern.match(b"login failed x:198.51.100.4:192.0.2.7")
+    assert found is not None
+    assert found["ip"] == b"192.0.2.7"
+    assert pattern.match(b"login failed x:2001:db8::7") is None
+    with pytest.raises(PatternError):
+        compile_regex("auth", r"login failed .*:(?P<ip>[0-9A-Fa-f:.]{2,45})$")
