@@ -34,7 +34,7 @@ def scanner(*names: str, now: float = NOW) -> Scanner:
     return Scanner(filters, "log", Stamps(timezone.utc))
 
 
-SCANNER = scanner("amavis", "clamav", "mailscanner", "mimedefang", "rspamd")
+SCANNER = scanner("amavis", "clamav", "mailscanner", "mimedefang", "rspamd", "spamd")
 # One line of the server that names the client, so that joins need not wait for its own filters
 CLIENT_LINE = f"{STAMP}postfix/smtpd[7]: {QUEUE}: client=host7.example[{TRUE}]"
 
@@ -158,6 +158,8 @@ def test_mailscanner(sender: str, name: str) -> None:
         f">>> Virus 'W32/Any-A' found in file ./{QUEUE}/{name}",
         f"Clamd::INFECTED:: Eicar-Test-Signature :: ./{QUEUE}.A1B2C/{name}",
         f"ClamAVModule::INFECTED:: Eicar-Test-Signature:: ./{QUEUE}/{name}",
+        f"/var/spool/MailScanner/incoming/12345/./{QUEUE}.A1B2C/{name}: Eicar FOUND",
+        f"ALERT: [Eicar-Test-Signatur virus] ./{QUEUE}/{name} <<< Contains code of the Eicar-Test-Signatur virus",
         f"Infected message {QUEUE} came from {TRUE}",
     ):
         found = only(head + scanned)
@@ -210,6 +212,17 @@ def test_mimedefang(value: str, sender: str, subject: str) -> None:
         assert (found.kind, found.address, found.queue_id) == (kind, None, QUEUE)
     for event in ("mail_in", "bad_filename", "non_rfc822"):
         assert findings(f"{STAMP}mimedefang.pl[412]: MDLOG,{QUEUE},{event},{end}") == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(HOSTILE, HOSTILE)
+def test_openbsd_spamd(sender: str, text: str) -> None:
+    head = f"{STAMP}spamd[412]: "
+    for list_, kind in (("BLACK", "reject"), ("GREY", "defer")):
+        (found,) = findings(f"{head}({list_}) {TRUE}: <{sender}> -> <{text}>")
+        assert (found.kind, found.address) == (kind, TRUE)
+    for name in ("From", "Subject", "Body"):
+        assert findings(f"{head}{TRUE}: {name}: {text}") == []
 
 
 # -- one offence, one hit --------------------------------------------------------------------------------------------

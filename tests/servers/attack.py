@@ -418,7 +418,7 @@ BAD = [
         servers="postfix exim"),
     Row("10.77.0.37", "unknown commands", junk(b"XYZZY lost connection from unknown[10.77.0.85]", times=30),
         servers="postfix exim"),
-    Row("10.77.0.30", "relay, hostile HELO", chain(*(relay(1, hello=hello) for hello in HELLOS))),
+    Row("10.77.0.30", "relay, hostile HELO", chain(*(relay(1, hello=hello) for hello in HELLOS)), also="protocol"),
     Row("10.77.0.31", "relay, hostile sender", chain(*(relay(1, sender=path) for path in paths(b"partner.example")))),
     Row("10.77.0.32", "relay, hostile recipient",
         chain(*(transaction(recipients=[path]) for path in paths(b"elsewhere.example")))),
