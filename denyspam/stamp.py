@@ -50,7 +50,7 @@ _STAMP = re.compile(
     rb"(?:[0-9A-Za-z][0-9A-Za-z_.-]{0,62} *\| )?(?:<\d{1,3}>)?(?:1 )?(?P<weekday>(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?(?:"
     rb"(?P<syslog>[A-Za-z\x80-\xff]{3,6}\.? {1,2}\d{1,2}(?: \d{4})? \d\d:\d\d:\d\d(?(weekday)(?: \d{4})?))"
     rb"(?P<f1>\.\d{1,9})?:?"
-    rb"|(?P<iso>\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?P<f2>[.,]\d{1,9})?(?P<zone>Z| ?[+-]\d\d:?\d\d)?"
+    rb"|(?P<iso>\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d)(?P<f2>[.,]\d{1,9})?(?P<zone>Z| ?[+-]\d\d:?\d\d)?"
     rb"(?(weekday)(?: [A-Z]{2,5})?)"
     rb"|\[(?P<day>\d{1,2})[-/](?P<month>[A-Z][a-z]{2})[-/](?P<year>\d{4})[ :](?P<clock>\d\d:\d\d:\d\d)(?:\.\d{1,6})?"
     rb"(?P<offset> [+-]\d{4})?\]:?"

@@ -43,6 +43,7 @@ NOW = at(2026, 3, 4, 12)
         ("déc. 24 10:00:00 mx x: y".encode(), at(2025, 12, 24, 10), b"mx x: y"),
         (b"[04-Mar-2026 10:00:00 +0100]: <ab> x", at(2026, 3, 4, 9), b"<ab> x"),  # PHP's error_log
         (b"[04/Mar/2026 10:00:00] x", at(2026, 3, 4, 10), b"x"),  # Kerio Connect
+        (b"2026/03/04 10:00:00 mx x: y", at(2026, 3, 4, 10), b"mx x: y"),  # syslog-ng's templates
         (b"2026-03-04 10:00:00 SMTP call from x", at(2026, 3, 4, 10), b"SMTP call from x"),  # exim's word, no zone
     ],
 )
