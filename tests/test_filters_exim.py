@@ -65,6 +65,59 @@ def test_every_way_to_write_a_client(stamp: str, address: str) -> None:
     assert found.address == address
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_exim_3(name: str) -> None:
+    host = f"{name}[203.0.113.7]"
+    told = (
+        ("relay", f"refused relay (host) to <c@d.example> from <> H={host} U=x"),
+        ("relay", f"temporarily refused relay (sender & host_accept_relay) to c@d.example from <a@b.example> H={host}"),
+        ("reject", f"verify failed for SMTP recipient c@d.example from <a@b.example> H={host}"),
+        ("reject", f"recipients refused from {host} (RBL bl.example)"),
+        ("reject", f"recipient <c@d.example> refused from {host} sender=<a@b.example> (RBL)"),
+        ("reject", f"sender rejected: <a@b.example> H={host}"),
+        ("reject", f"rejected MAIL FROM:<a@b.example> H={host} cannot route to sender: no"),
+        ("reject", f"1abcde-00001I-1x rejected from {host}: cannot route to sender <a@b.example>"),
+        ("defer", f"rejected from {host}: temporarily unable to verify sender address <a@b.example> (try later)"),
+        ("auth", f"Authentication failed for {host}: 535 Incorrect authentication data"),
+        ("protocol", f'SMTP syntax error in "HELO H=(y) [198.51.100.4] x" H={host}: unrecognized command'),
+    )
+    for kind, text in told:
+        found = read("2001-03-04 10:00:00 " + text)
+        assert found is not None, text
+        assert (found.pattern.kind, found.address) == (kind, "203.0.113.7"), text
+    for text in (
+        f"rejected from <a@b.example> H={host}: message too large: 1 recipient size=99 max=9",
+        f"{host} in RBL list at bl.example (warning mode)",
+        f"recipients accepted from {host} (RBL bl.example/accept)",
+        f"warning: cannot route to sender address <a@b.example> H={host}",
+    ):
+        assert read("2001-03-04 10:00:00 " + text) is None, text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "refused relay (host) to <c@d.example> from <a@b.example> H=(%s) [203.0.113.7]",
+        "recipients refused from (%s) [203.0.113.7] (RBL bl.example)",
+        "sender rejected: <a@b.example> H=(%s) [203.0.113.7]",
+        "Authentication failed for (%s) [203.0.113.7]: 535 Incorrect authentication data",
+        "SMTP connection from (%s) [203.0.113.7] closed by DROP in ACL",
+        "1abcde-00001I-1x F=<a@b.example> H=(%s) [203.0.113.7] P=esmtp rejected by local_scan(): no",
+    ],
+)
+def test_a_helo_that_writes_what_follows_it_accuses_nobody_else(text: str) -> None:
+    before, after = text.split("%s")
+    for hello in (
+        "x",
+        "[198.51.100.4]",
+        "x) [198.51.100.4",
+        f"x) [198.51.100.4]{after.partition(']')[2]}",
+        "x) [198.51.100.4] ",
+    ):
+        found = read(f"2001-03-04 10:00:00 {before}{hello}{after}")
+        assert found is None or found.address in (None, "203.0.113.7"), hello
+
+
 @pytest.mark.parametrize("part", ["[2\\14] ", "[14/14] ", "[11\\14] ", "[2/3] "])
 def test_the_later_parts_of_a_syslog_entry_are_the_clients_text(part: str) -> None:
     for text in ("", "2026-03-04 10:00:00 ", "[1\\14] ", "[1234] "):
