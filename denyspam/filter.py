@@ -24,11 +24,12 @@ from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from denyspam.events import CLIENT, HARMLESS, FilterError
-from denyspam.pattern import IGNORE, Pattern
+from denyspam.pattern import IGNORE, Pattern, told
 from denyspam.stamp import Stamps
 
 BARE = ("bare", "-")
 REPEATED = 1000  # the most that one line counts
+LONG = 600  # bytes: in a longer body to search for a literal costs more than that the anchored pattern begins to match
 PROGRAMS = 1000  # program names remembered per reader; a log holds some tens
 ADDRESSES = 65536  # address texts remembered: 10 MB, an attack's worth
 SAMPLES_NOW = 4102444800.0  # 2100-01-01: a filter's samples are all in the past
@@ -162,10 +163,11 @@ class Reader:
                 body = line.removesuffix(b"]").rstrip()
         body = body[start:]
         said: Reading | None = None
+        short = len(body) < LONG
         for found in filters:
             doubt = None
             for pattern in found.patterns:
-                if pattern.needle not in body or (pattern.again is doubt and doubt is not None):
+                if (short and pattern.needle not in body) or (pattern.again is doubt and doubt is not None):
                     continue
                 match = pattern.fit(body)
                 if match is not None and pattern.doubtful(body, match):
@@ -178,11 +180,11 @@ class Reader:
         if said is not None:
             return said
         for found in filters:
-            for pattern in found.patterns:
-                if pattern.again is not None and pattern.needle in body and pattern.told(body):
-                    if pattern.kind in NOBODYS:
-                        return None
-                    return Reading(time, host.decode("utf-8", "replace"), found, pattern, None, None, None, count)
+            nobodys = told(found.patterns, body)
+            if nobodys is not None:
+                if nobodys.kind in NOBODYS:
+                    return None
+                return Reading(time, host.decode("utf-8", "replace"), found, nobodys, None, None, None, count)
         return None
 
     def _reading(  # noqa: PLR0917
