@@ -7,6 +7,7 @@ well as it ever will be. Times are epoch seconds as float, from the line's own s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop
@@ -20,43 +21,42 @@ HARMLESS = ("accept", "defer")  # recognised, never counted
 VERDICTS = ("virus", "spam")  # on a message: told again for the same queue id, they are one event
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One recognised line. `kind` is an offence, `accept`, `defer`, a filter's own kind, or CLIENT.
+class Event(NamedTuple):
+    """A line that a filter recognised. A named tuple, as there are a hundred thousand a second of them.
 
-    `address` is None where the line names none: it then belongs to the client of (`host`, `queue_id`).
+    `kind` is an offence, `accept`, `defer`, a filter's own kind, or CLIENT.
+    `address` is None where the line names none: it then belongs to the client of (`host`, `queue_id`); and where that
+    client never became known.
     `time` is None where the stamp is missing, impossible or in the future: never a hit.
-    `count` is N on a line that says `message repeated N times`, else 1.
+    `times` is N on a line that says so (`message repeated N times`) until it is settled, then 1, N times over.
     """
 
     time: float | None
     kind: str
     address: str | None
     filter: str
-    host: str  # the host on the line, "" where the log names none
     queue_id: str | None
     user: str | None
     file: str
     offset: int  # of the line's first byte in its file
     number: int  # 1-based line number in its file, 0 where unknown (a tail that began in the middle)
     text: bytes  # the line without its newline
-    count: int = 1
+    host: str = ""  # the host on the line, "" where the log names none
+    times: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A finding whose address is settled: its own, its queue id's, or None for good."""
+Finding = Event  # what one line says by itself; once its address is as known as it ever will be, it is called an event
 
-    time: float | None
-    kind: str
-    address: str | None
-    filter: str
-    queue_id: str | None
-    user: str | None
+
+class Hint(NamedTuple):
+    """A line that seems to say whose a queue id is. Reading it tells; most are never asked."""
+
+    queue_id: str
     file: str
     offset: int
-    number: int
     text: bytes
+    now: float  # when the line was met
+    read: Callable[[Hint], Finding | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ _HEADER_5424 = re.compile(
     rb"(?P<host>\S{1,255}) (?P<program>\S{1,128}) \S{1,128} \S{1,32} "
     rb'(?:-|(?:\[(?:[^"\]\\]|\\.|"(?:[^"\\]|\\.)*")*\])+)(?: (?:\xef\xbb\xbf)?|\Z)'
 )
-_TAGS = re.compile(
+TAGS = re.compile(
     rb"(?:\[ID \d{1,10} [a-z0-9]{1,10}\.[a-z]{1,10}\] )?"
     rb"(?P<repeated>message repeated (?P<times>\d{1,9}) times: \[ ?)?"
     rb"(?:\[1[\\/]\d{1,5}\] )?"
@@ -70,9 +70,9 @@ class Sample:
     number: int  # its line in the file
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Filter:
-    """One filter file."""
+    """One filter file; equal to itself alone, so that it can be a key at no cost."""
 
     name: str
     programs: tuple[str, ...]  # globs; `*` does not run over `/`
@@ -142,19 +142,10 @@ class Reader:
         """What `line` (without its newline) says, or None. `now`: for the year, and for stamps in the future."""
         line = line.rstrip(b"\r")
         time, start = self._stamps.read(line, now)
-        header = (_HEADER_5424 if line[:6].find(b">1 ") > 0 else _HEADER).match(line, start)
-        host, filters = b"", self._bare
-        if header is not None:
-            groups = header.groupdict()
-            program = groups["program"] or groups["alone"]
-            takers = self._by_program.get(program)
-            if takers is None:
-                takers = self._takers(program)
-            if takers or groups.get("pid") or groups.get("alone"):
-                host, filters, start = groups["host"] or b"", takers, header.end()
+        host, filters, start = self.header(line, start)
         if not filters:
             return None
-        tags = _TAGS.match(line, start)
+        tags = TAGS.match(line, start)
         count, body = 1, line
         if tags is not None and tags.end() > start:
             start = tags.end()
@@ -174,9 +165,9 @@ class Reader:
                     doubt = pattern.again  # and so it is for every pattern that ends {said} alike
                     if said is None and pattern.kind not in NOBODYS:
                         # Somebody did it, and wrote so that nobody can tell who: told, and held against no one.
-                        said = Reading(time, host.decode("utf-8", "replace"), found, pattern, None, None, None, count)
+                        said = Reading(time, host, found, pattern, None, None, None, count)
                 elif match is not None:
-                    return self._reading(time, host.decode("utf-8", "replace"), found, pattern, match, count)
+                    return self._reading(time, host, found, pattern, match, count)
         if said is not None:
             return said
         for found in filters:
@@ -184,8 +175,21 @@ class Reader:
             if nobodys is not None:
                 if nobodys.kind in NOBODYS:
                     return None
-                return Reading(time, host.decode("utf-8", "replace"), found, nobodys, None, None, None, count)
+                return Reading(time, host, found, nobodys, None, None, None, count)
         return None
+
+    def header(self, line: bytes, start: int) -> tuple[str, tuple[Filter, ...], int]:
+        """(host, the filters that read such a line, where its body starts); `start` is where its stamp ends."""
+        header = (_HEADER_5424 if line[:6].find(b">1 ") > 0 else _HEADER).match(line, start)
+        if header is not None:
+            groups = header.groupdict()
+            program = groups["program"] or groups["alone"]
+            takers = self._by_program.get(program)
+            if takers is None:
+                takers = self._takers(program)
+            if takers or groups.get("pid") or groups.get("alone"):
+                return (groups["host"] or b"").decode("utf-8", "replace"), takers, header.end()
+        return "", self._bare, start
 
     def _reading(  # noqa: PLR0917
         self, time: float | None, host: str, found: Filter, pattern: Pattern, match: re.Match[bytes], count: int

@@ -15,20 +15,21 @@ Events come out in the order in which they become complete.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from denyspam.events import CLIENT, HARMLESS, VERDICTS, Event, Finding
+from denyspam.events import CLIENT, HARMLESS, VERDICTS, Event, Finding, Hint
 
 HOUR = 3600.0  # seconds
 REACH = 32 << 20  # bytes
 CLIENTS = 500_000
 WAITING = 100_000
+SWEEP = 65_536
 ONCE = frozenset((*VERDICTS, "accept"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Client:
+class _Client(NamedTuple):
     address: str | None
     time: float
     file: str
@@ -54,11 +55,18 @@ class _Log:
 
 
 class Join:
-    """The memory of queue ids. Feed findings in the order of their lines."""
+    """The memory of queue ids. Feed findings and hints in the order of their lines.
+
+    A hint is read when its queue id is asked for, and at once where the id is known already: by an offence that waits,
+    or since another line named it.
+    """
 
     def __init__(self, clients: int = CLIENTS, waiting: int = WAITING) -> None:
         self._bounds = clients, waiting
         self._clients: OrderedDict[tuple[str, str], _Client] = OrderedDict()  # oldest first
+        self._hints: OrderedDict[str, tuple[Hint, float, int]] = OrderedDict()  # unread, with their times and positions
+        self._known: set[str] = set()  # the queue ids of what was read: all of those below, and some forgotten ones
+        self._sweep = SWEEP  # when the forgotten ones are to go
         self._told: OrderedDict[tuple[str, str, str], float] = OrderedDict()  # (host, id, kind) -> last telling
         self._waiting: dict[tuple[str, str], list[_Offence]] = {}
         self._count = 0  # offences in _waiting
@@ -69,7 +77,7 @@ class Join:
         """Offences whose client is not known yet."""
         return self._count
 
-    def feed(self, finding: Finding, position: int) -> list[Event]:
+    def feed(self, finding: Finding | Hint, position: int) -> Sequence[Event]:
         """The events that this finding completes.
 
         `position` is the line's place in its log as one endless stream: offsets start anew after a rotation, this
@@ -78,38 +86,71 @@ class Join:
         log = self._logs.get(finding.file)
         if log is None:
             log = self._logs[finding.file] = _Log()
-        time = finding.time if finding.time is not None else log.time
-        log.time = max(log.time, time)
         log.position = position
-        events = self._lapse(log) if log.offences else []
-        queue_id = finding.queue_id
-        if queue_id is None:
-            if finding.kind != CLIENT:
-                events.extend(_events(finding, finding.address))
-            return events
+        if isinstance(finding, Hint):
+            return self._hint(finding, log)
+        time = finding.time
+        if time is None:
+            time = log.time
+        elif time > log.time:
+            log.time = time
+        lapsed = self._lapse(log) if log.offences else ()
+        if finding.queue_id is None:
+            settled = () if finding.kind == CLIENT else _settled(finding, finding.address)
+        else:
+            if finding.queue_id in self._hints:
+                self._ask(finding.queue_id)
+            if len(self._known) > self._sweep:
+                self._known = {each[1] for each in (*self._clients, *self._told, *self._waiting)}
+                self._sweep = 2 * len(self._known) + SWEEP
+            self._known.add(finding.queue_id)
+            settled = self._read(finding, finding.queue_id, time, position, log)
+        return (*lapsed, *settled) if lapsed else settled
+
+    def _read(self, finding: Finding, queue_id: str, time: float, position: int, log: _Log) -> Sequence[Event]:
         key = (finding.host, queue_id)
         if finding.kind == CLIENT:
             if key in self._clients:
                 self._afresh(key)
             self._remember(key, _Client(finding.address, time, finding.file, position))
-            events.extend(self._resolve(key, finding.address, time))
-            return events
-        if finding.kind in ONCE and self._told_before(key, finding.kind, time):
-            if finding.address is not None:
-                events.extend(self._resolve(key, finding.address, time))
-            return events
+            return self._resolve(key, finding.address, time)
         address = finding.address
-        if address is None:
-            client = self._clients.get(key)
-            if client is None or not self._near(client, time):
-                if finding.kind not in HARMLESS:
-                    events.extend(self._wait(_Offence(key, time, finding), log))
-                return events
-            address = client.address
-        else:
-            events.extend(self._resolve(key, address, time))
-        events.extend(_events(finding, address))
-        return events
+        if finding.kind in ONCE and self._told_before(key, finding.kind, time):
+            return () if address is None else self._resolve(key, address, time)
+        if address is not None:
+            return (*self._resolve(key, address, time), *_settled(finding, address))
+        client = self._clients.get(key)
+        if client is not None and self._near(client, time):
+            return _settled(finding, client.address)
+        return () if finding.kind in HARMLESS else self._wait(_Offence(key, time, finding), log)
+
+    def _hint(self, hint: Hint, log: _Log) -> Sequence[Event]:
+        queue_id = hint.queue_id
+        if queue_id in self._hints:  # the later one may be a client's own words
+            self._ask(queue_id)
+        elif queue_id not in self._known:
+            self._hints[queue_id] = hint, log.time, log.position
+            self._thin(hint.file, log.position - REACH)
+            return ()
+        finding = hint.read(hint)
+        return () if finding is None else self.feed(finding, log.position)
+
+    def _ask(self, queue_id: str) -> None:
+        """Read what was put off, as if it had been read in its place: nothing waited for it, nothing was told."""
+        hint, time, position = self._hints.pop(queue_id)
+        self._known.add(queue_id)
+        finding = hint.read(hint)
+        if finding is not None and finding.queue_id == queue_id:
+            client = _Client(finding.address, time if finding.time is None else finding.time, finding.file, position)
+            self._remember((finding.host, queue_id), client)
+
+    def _thin(self, file: str, reached: int) -> None:
+        """Let go of hints out of reach, or above the bound: as in `_remember`."""
+        for _ in range(2):
+            hint, _, position = self._hints[next(iter(self._hints))]
+            if len(self._hints) <= self._bounds[0] and (hint.file != file or position >= reached):
+                break
+            del self._hints[hint.queue_id]
 
     def flush(self) -> list[Event]:
         """The logs are over: what still waits comes out without an address, log by log in the order of the lines."""
@@ -156,13 +197,16 @@ class Join:
             events.extend(self._give_up(max(self._logs.values(), key=lambda each: len(each.offences))))
         return events
 
-    def _resolve(self, key: tuple[str, str], address: str | None, time: float) -> list[Event]:
+    def _resolve(self, key: tuple[str, str], address: str | None, time: float) -> Sequence[Event]:
         """What waited for this client."""
+        waiting = self._waiting.pop(key, None)
+        if waiting is None:
+            return ()
         events: list[Event] = []
-        for offence in self._waiting.pop(key, ()):
+        for offence in waiting:
             self._count -= 1
             if offence.finding is not None:
-                events.extend(_events(offence.finding, address if time - offence.time <= HOUR else None))
+                events.extend(_settled(offence.finding, address if time - offence.time <= HOUR else None))
                 offence.finding = None
         return events
 
@@ -183,21 +227,11 @@ class Join:
         if not same:
             del self._waiting[offence.key]
         self._count -= 1
-        return list(_events(offence.finding, None))
+        return list(_settled(offence.finding, None))
 
 
-def _events(finding: Finding, address: str | None) -> Iterator[Event]:
-    event = Event(
-        finding.time,
-        finding.kind,
-        address,
-        finding.filter,
-        finding.queue_id,
-        finding.user,
-        finding.file,
-        finding.offset,
-        finding.number,
-        finding.text,
-    )
-    for _ in range(finding.count):
-        yield event
+def _settled(finding: Finding, address: str | None) -> Sequence[Event]:
+    """The finding with its address; N times over where its line says so."""
+    if finding.times != 1 or finding.address != address:
+        return (finding._replace(address=address, times=1),) * finding.times
+    return (finding,)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
-from denyspam.events import Finding
+from denyspam.events import Event, Finding, Hint
 from denyspam.filter import Filter
 from denyspam.host import zone
 from denyspam.scan import Scanner
@@ -42,7 +41,7 @@ class LogFile:
         self.path = settings.path
         self._arrival = settings.stamp == "none"
         self._stamps = Stamps(zone(settings.timezone), arrival=self._arrival)
-        self.scanner = Scanner(filters, self.path, self._stamps)
+        self.scanner = Scanner(filters, self.path, self._stamps, brief=True)
         position = None
         self.clock = now  # the newest stamp up to where the log was read
         if saved is not None:
@@ -64,11 +63,11 @@ class LogFile:
             self._said = text
             log.warning("%s", text)
 
-    def findings(self, block: Block, now: float) -> list[tuple[Finding, int]]:
+    def findings(self, block: Block, now: float) -> list[tuple[Finding | Hint, int]]:
         """What a block says, each with its place in the log as one endless stream."""
         found = self.scanner.feed(block.data, block.offset, block.number, now)
         if self._arrival and not self.live:  # a backlog without stamps must not look like one burst
-            found = [replace(one, time=None) for one in found]
+            found = [one._replace(time=None) if isinstance(one, Event) else one for one in found]
         base, self._fed = self._fed - block.offset, self._fed + len(block.data)
         last = self._stamps.read(block.data[block.data.rfind(b"\n", 0, -1) + 1 : -1], now)[0]
         if last is not None:
@@ -76,7 +75,7 @@ class LogFile:
         self.moved = True
         return [(one, base + one.offset) for one in found]
 
-    def history(self, since: float, now: float) -> Iterator[tuple[float, Finding | None, int]]:
+    def history(self, since: float, now: float) -> Iterator[tuple[float, Finding | Hint | None, int]]:
         """(time, finding, place) of what stands before the position and is not older than `since`.
 
         After each block once without a finding: dull lines take time too.
@@ -87,7 +86,8 @@ class LogFile:
         try:
             for block in self.tail.history(lambda line: (self._stamps.read(line, now)[0] or now) < since):
                 for finding, place in self.findings(block, now):
-                    clock = max(clock, finding.time or 0.0)
+                    if isinstance(finding, Event):
+                        clock = max(clock, finding.time or 0.0)
                     yield clock, finding, place
                 yield clock, None, 0
         except GeneratorExit:  # stopped half way: the position is still where it was

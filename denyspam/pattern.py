@@ -239,7 +239,7 @@ class Endings:
     words: tuple[tuple[re.Pattern[bytes], re.Pattern[bytes]], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pattern:
     """A compiled pattern. `match(body)`, after `settle`, gives the groups `ip`, `id`, `user`, `times` that it has."""
 
@@ -250,6 +250,8 @@ class Pattern:
     source: str  # as written
     line: int  # in its file
     examples: tuple[bytes, ...]  # made-up bodies it takes; empty for a `regex`
+    pieces: tuple[bytes, ...]  # of its expression, from left to right, each whole in itself
+    needles: tuple[Words, ...]  # of each, one at least stands in every line it takes
     said: tuple[bytes, Words] = (b"", ())  # what ends {said}, and the server's words after {ip}; empty without it
     word: tuple[bytes, Words] = (b"", ())  # the same for a {word} in an optional part between {said} and {ip}
     stop: bytes = b""  # the literal after {said}
@@ -517,17 +519,22 @@ def _hole(hole: Hole, after: _Next, backwards: bool = False) -> bytes:
 
 
 def _regex(parts: Sequence[Part], after: _Next, backwards: bool = False) -> bytes:
-    found = b""
+    return b"".join(_pieces(parts, after, backwards))
+
+
+def _pieces(parts: Sequence[Part], after: _Next, backwards: bool = False) -> list[bytes]:
+    """The expression of each part; a literal's byte by byte."""
+    found: list[bytes] = []
     for index, part in enumerate(parts):
         rest = _first(parts[index + 1 :], after, backwards)
         if isinstance(part, Literal):
-            found += re.escape(part.text)
+            found += [re.escape(part.text[at : at + 1]) for at in range(len(part.text))]
         elif isinstance(part, Hole):
-            found += _hole(part, rest, backwards)
+            found.append(_hole(part, rest, backwards))
         elif isinstance(part, Maybe):
-            found += b"(?:" + _regex(part.parts, rest, backwards) + b")?"
+            found.append(b"(?:" + _regex(part.parts, rest, backwards) + b")?")
         else:
-            found += b"(?:" + b"|".join(_regex(branch, rest, backwards) for branch in part.branches) + b")"
+            found.append(b"(?:" + b"|".join(_regex(branch, rest, backwards) for branch in part.branches) + b")")
     return found
 
 
@@ -588,7 +595,7 @@ def _until(parts: Sequence[Part], name: str = "said") -> list[Part] | None:
     return None
 
 
-def _settle_said(regex: bytes, parts: Sequence[Part]) -> tuple[bytes, tuple[bytes, Words]]:
+def _settle_said(pieces: list[bytes], parts: Sequence[Part]) -> tuple[list[bytes], tuple[bytes, Words]]:
     """The client's words end at the first place where their literal and an address follow, whatever comes then.
 
     A lookahead is atomic, so the first place is final: (?=(…)) and its repetition are what 3.11 writes as (?>…).
@@ -596,7 +603,7 @@ def _settle_said(regex: bytes, parts: Sequence[Part]) -> tuple[bytes, tuple[byte
     """
     since = _since(parts)
     if since is None:
-        return regex, (b"", ())
+        return pieces, (b"", ())
     place = next(index for index, part in enumerate(since) if isinstance(part, Hole) and part.name == "ip")
     form = (HOLES["ip"].form or b"").replace(b"?P<ip>", b"?:")
     ending = _regex(since[:place], _Next(frozenset({b"0"}))) + form
@@ -608,9 +615,11 @@ def _settle_said(regex: bytes, parts: Sequence[Part]) -> tuple[bytes, tuple[byte
         other = b"[^" + start + b"]{0,8192}" + FINAL
         stop = b"(?!" + ending + closed + b")" + start
         said = b"(?P<said>" + other + b"(?:" + stop + other + b"){0,%d})" % ENDINGS
-    before, _, after = regex.partition(SAID)
-    regex = before + b"(?=" + said + ending + closed + b")(?P=said)" + after.replace(SAID, b"(?P=said)")
-    return regex, (ending, _loose(since[place + 1 :]))
+    first = next(index for index, piece in enumerate(pieces) if SAID in piece)
+    settled = [piece.replace(SAID, b"(?P=said)") for piece in pieces]
+    before, _, after = pieces[first].partition(SAID)
+    settled[first] = before + b"(?=" + said + ending + closed + b")(?P=said)" + after.replace(SAID, b"(?P=said)")
+    return settled, (ending, _loose(since[place + 1 :]))
 
 
 def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
@@ -709,12 +718,15 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
     _judge(kind, parts)
     front, back = _split(parts)
     ending = re.compile(b" {0,4}" + _regex(_backwards(back), _Next(free=True), True), re.DOTALL) if back else None
-    regex, said = _settle_said(_regex(front, _Next()), front)
+    pieces, said = _settle_said(_pieces(front, _Next()), front)
     last = front[-1]
     if isinstance(last, Hole) and last.name == "*":
-        regex = regex.removesuffix(b".*")
+        del pieces[-1]
+        behind = [part.text for part in back if isinstance(part, Literal)]
+        if behind:  # without it, the line's end needs no look
+            pieces.append(b"(?=.*" + re.escape(max(behind, key=len)) + b")")
     elif not (isinstance(last, Hole) and last.name == "user"):
-        regex += rb" {0,4}\Z"  # blanks that some programs end their lines with
+        pieces.append(rb" {0,4}\Z")  # blanks that some programs end their lines with
     literals = tuple(part.text for part in parts if isinstance(part, Literal))
     if max(map(len, literals), default=0) < SHORTEST:
         raise PatternError("too little fixed text to search for: write a pattern for each of the words in {(…)}")
@@ -725,18 +737,36 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
     stop = since[0].text if since and isinstance(since[0], Literal) else b""
     return Pattern(
         kind,
-        re.compile(regex, re.DOTALL),
+        re.compile(b"".join(pieces), re.DOTALL),
         literals,
         holes,
         source,
         line,
         examples,
+        tuple(pieces),
+        tuple(_needles(parts)),
         said,
         _word_said(parts),
         stop,
         begin=re.compile(_regex(_until(parts) or (), _Next(free=True)), re.DOTALL) if since else None,
         ending=ending,
     )
+
+
+def _needles(parts: Sequence[Part]) -> Iterator[Words]:
+    """Byte strings to look for: each literal alone, or, of a {(…)}, one of each branch."""
+    for part in parts:
+        if isinstance(part, Literal):
+            yield (part.text,)
+        elif isinstance(part, Choice):
+            branches = [
+                max((one for one in _needles(branch)), key=_shortest, default=(b"",)) for branch in part.branches
+            ]
+            yield tuple(text for texts in branches for text in texts)
+
+
+def _shortest(texts: Words) -> int:
+    return min(map(len, texts))
 
 
 # -- the escape hatch ------------------------------------------------------------------------------------------------
@@ -866,4 +896,6 @@ def compile_regex(kind: str, text: str, source: str = "", line: int = 1) -> Patt
     if not literals:
         raise PatternError("no literal text: write words that stand in every such line")
     holes = frozenset(leaf.name for leaf, _ in _leaves(parts) if isinstance(leaf, Hole))
-    return Pattern(kind, compiled, literals, holes, source, line, ())
+    whole = b"(?:" + text.encode() + b")"
+    needles = tuple((literal,) for literal in literals)
+    return Pattern(kind, compiled, literals, holes, source, line, (), (whole,), needles)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from math import inf
@@ -240,7 +240,7 @@ class Judge:
         self._serial += 1
         self._clock = max(self._clock, time)
         if len(event.text) > TEXT:
-            event = replace(event, text=event.text[:TEXT])
+            event = event._replace(text=event.text[:TEXT])
         self._ring[self._serial % RING] = event
         return self._serial
 

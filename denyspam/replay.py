@@ -17,7 +17,7 @@ from datetime import tzinfo
 from typing import BinaryIO
 
 from denyspam.copies import Copies
-from denyspam.events import Ban, Event, Finding
+from denyspam.events import Ban, Event, Finding, Hint
 from denyspam.filter import Filter
 from denyspam.join import Join
 from denyspam.lines import LineBuffer
@@ -45,36 +45,42 @@ class Unreadable(Exception):
 
 
 def findings(
-    source: Source, progress: Callable[[int], object] = lambda _: None
-) -> Iterator[tuple[float, Finding, int]]:
+    source: Source, progress: Callable[[int], object] = lambda _: None, *, harmless: bool = False
+) -> Iterator[tuple[float, Finding | Hint, int]]:
     """(the newest time so far, finding, offset) of a file in the order of its lines. Raises Unreadable.
 
     `progress` is told bytes of the file as they are read (compressed ones as they are on the disk).
     """
     with _opened(source.path) as raw:
         stamps = Stamps(source.zone, source.year, arrival=source.arrival)
-        scanner = Scanner(source.filters, source.path, stamps)
+        scanner = Scanner(source.filters, source.path, stamps, brief=not harmless)
         buffer = LineBuffer()
         now = time.time() if raw is sys.stdin.buffer else os.fstat(raw.fileno()).st_mtime
         clock = 0.0
         for chunk in _chunks(raw, source.path, progress):
             for lines in buffer.feed(chunk) if chunk else buffer.flush():
                 for finding in scanner.feed(lines.data, lines.offset, lines.number, now):
-                    clock = max(clock, finding.time or 0.0)
+                    if isinstance(finding, Event) and finding.time is not None and finding.time > clock:
+                        clock = finding.time
                     yield clock, finding, finding.offset
 
 
 def events(
-    sources: Iterable[Source], progress: Callable[[int], object] = lambda _: None, *, copies: bool = True
+    sources: Iterable[Source],
+    progress: Callable[[int], object] = lambda _: None,
+    *,
+    copies: bool = True,
+    harmless: bool = False,
 ) -> Iterator[Event]:
     """The events of several logs, their lines merged by time; each file's own order is kept.
 
+    With `harmless` those of kind accept and defer too.
     Without `copies` a line that stands in two of the logs is taken once, as the daemon does.
     """
     join = Join()
-    streams = [findings(source, progress) for source in sources]
+    streams = [findings(source, progress, harmless=harmless) for source in sources]
     once = None if copies or len(streams) < 2 else Copies()
-    for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]):
+    for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]) if len(streams) > 1 else streams[0]:
         if once is None or not once.is_copy(finding):
             yield from join.feed(finding, place)
     yield from join.flush()

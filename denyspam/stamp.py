@@ -22,7 +22,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 AHEAD = 600.0  # seconds a stamp may be ahead of now: clocks of a mail host differ by seconds, not by minutes
 DAY = 86400.0
 CERTAIN = 300 * DAY  # a cached stamp without a year that is younger than this cannot mean another year
-CACHE = 4096  # stamp texts (one a second): about an hour of a busy log, 1 MB
+HOURS = 4096  # texts of hours remembered: half a year of a log, 1 MB
 OLDEST = 8  # years back until every day of the calendar has occurred (1896-1904 apart)
 
 MONTHS = {
@@ -45,6 +45,11 @@ MONTHS = {
     )
     for name in names.split()
 }
+
+_PASSED = {b"%02d:%02d" % (minute, second): minute * 60.0 + second for minute in range(60) for second in range(60)}
+_SIGNS = frozenset((b"+", b"-"))
+_ZONES = frozenset((b"Z", *_SIGNS))
+_POINTS = frozenset((b".", b","))
 
 _STAMP = re.compile(
     rb"(?:[0-9A-Za-z][0-9A-Za-z_.-]{0,62} *\| )?(?:<\d{1,3}>)?(?:1 )?(?P<weekday>(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?(?:"
@@ -70,10 +75,39 @@ class Stamps:
         self._zone = zone
         self._year = year
         self._arrival = arrival
-        self._cache: dict[bytes, float | None] = {}
+        # The text of an hour, with the zone where one is named -> when it began; only hours of 3600 seconds
+        self._hours: dict[bytes, float] = {}
 
     def read(self, line: bytes, now: float) -> tuple[float | None, int]:
-        """(epoch seconds or None, offset of the first byte after the stamp and its blank; 0: there is no stamp)."""
+        """(epoch seconds or None, offset of the first byte after the stamp and its blank; 0: there is no stamp).
+
+        The two usual forms in an hour that is known already cost two look-ups; `parse` reads any.
+        """
+        if line[15:16] == b" ":
+            hour = self._hours.get(line[:10])
+            passed = _PASSED.get(line[10:15])
+            if hour is not None and passed is not None and now - CERTAIN < hour + passed <= now + AHEAD:
+                return hour + passed, 16
+        elif line[13:14] == b":":
+            end = line.find(b" ", 19, 42)
+            rest = line[19:end]  # of a fraction and a zone
+            zone = rest[-1:] if rest[-1:] == b"Z" else rest[-6:] if rest[-6:-5] in _SIGNS else rest[-5:]
+            if not rest or zone[:1] not in _ZONES:
+                zone = b""
+            fraction = rest[: len(rest) - len(zone)]
+            hour = self._hours.get(line[:14] + zone)
+            passed = _PASSED.get(line[14:19])
+            if hour is not None and passed is not None and end > 0 and (zone or line[end + 1 : end + 2] not in _SIGNS):
+                time = hour + passed
+                if not fraction:
+                    if time <= now + AHEAD:
+                        return time, end + 1
+                elif fraction[:1] in _POINTS and len(fraction) <= 10 and fraction[1:].isdigit() and time <= now + AHEAD:
+                    return time + float(b"0." + fraction[1:]), end + 1
+        return self.parse(line, now)
+
+    def parse(self, line: bytes, now: float) -> tuple[float | None, int]:
+        """As `read`, without its memory."""
         found = _STAMP.match(line)
         if found is None:
             return (now if self._arrival else None), 0
@@ -85,15 +119,15 @@ class Stamps:
         )
         time: float | None
         if syslog is not None:
-            time = self._cache.get(syslog)
-            if time is None or not now - CERTAIN < time <= now + AHEAD:
-                time = self._keep(syslog, self._syslog(syslog, now))
+            time = self._syslog(syslog, now)
+            if time is not None and len(syslog) == 15 and syslog == line[:15]:
+                first, last = (self._syslog(syslog[:10] + clock, now) for clock in (b"00:00", b"59:59"))
+                self._learn(line[:10], syslog[10:], time, first, last)
         elif iso is not None:
-            key = iso if zone is None else iso + zone
-            time = self._cache.get(key)
-            if time is None:
-                time = self._keep(key, self._iso(iso, zone))
-            fraction = iso_fraction
+            time, fraction = self._iso(iso, zone), iso_fraction
+            if time is not None and iso == line[:19]:
+                first, last = (self._iso(iso[:14] + clock, zone) for clock in (b"00:00", b"59:59"))
+                self._learn(line[:14] + (zone or b""), iso[14:], time, first, last)
         elif epoch is not None:
             time, fraction = float(epoch), epoch_fraction
         elif tai is None:
@@ -111,11 +145,13 @@ class Stamps:
             time += float(b"0." + fraction[1:])
         return time, end
 
-    def _keep(self, key: bytes, time: float | None) -> float | None:
-        if len(self._cache) >= CACHE:
-            self._cache.clear()
-        self._cache[key] = time
-        return time
+    def _learn(self, key: bytes, passed: bytes, time: float, first: float | None, last: float | None) -> None:
+        """Remember an hour, unless a clock change falls into it: `first` and `last` are its first and last second."""
+        seconds = _PASSED.get(passed)
+        if first is not None and last is not None and last - first == 3599 and seconds == time - first:
+            if len(self._hours) >= HOURS:
+                self._hours.clear()
+            self._hours[key] = first
 
     def _syslog(self, text: bytes, now: float) -> float | None:
         name, day, *others = text.split()

@@ -7,10 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timezone
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from live import relay, virus
+
+from denyspam import cli
+from denyspam.events import Event
 
 NOON = 1_772_618_400.0  # 2026-03-04T10:00:00Z
 CONF = (
@@ -247,3 +253,25 @@ def test_a_full_disk_behind_stdout(log: Path) -> None:
         command = [sys.executable, "-m", "denyspam.cli", "events", str(log)]
         done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "denyspam: cannot write: No space left on device\n")
+
+
+@given(
+    st.builds(
+        Event,
+        st.none() | st.floats(0, 4e9),
+        st.sampled_from(("virus", "reject")),
+        st.none() | st.sampled_from(("192.0.2.1", "2001:db8::1")),
+        st.just("postfix"),
+        st.none() | st.just("A-1b"),
+        st.none() | st.text(),
+        st.text(),
+        st.integers(0),
+        st.integers(0),
+        st.binary(),
+    )
+)
+def test_events_are_printed_as_json_prints_them(event: Event) -> None:
+    fields = {name: getattr(event, name) for name in ("file", "time", "address", "kind", "filter", "user", "queue_id")}
+    fields |= {"line": event.number, "text": event.text.decode("utf-8", "replace")}
+    assert fields == json.loads(cli._event_json(event, timezone.utc))
+    assert cli._event_json(event, timezone.utc).isascii()

@@ -12,7 +12,7 @@ from denyspam.events import Finding
 
 
 def finding(file: str, text: bytes = b"line") -> Finding:
-    return Finding(1.0, "reject", "192.0.2.1", "exim", "", None, None, file, 0, 1, text)
+    return Finding(1.0, "reject", "192.0.2.1", "exim", None, None, file, 0, 1, text)
 
 
 def counted(copies: Copies, *told: tuple[str, bytes]) -> list[tuple[str, bytes]]:

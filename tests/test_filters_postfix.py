@@ -82,7 +82,7 @@ def said(body: str, address: str | None, program: str = "postfix/smtpd") -> str 
     for one in found:
         assert address == one.address, body
         assert one.queue_id in (QUEUE, None), body
-        assert one.count == 1, body
+        assert one.times == 1, body
         return one.kind
     return None
 

@@ -60,7 +60,7 @@ def leads_to(line: str, address: str) -> Finding | None:
     for each in found:
         assert each.address in (address, None), line
         assert each.queue_id in (QUEUE, EXIM_QUEUE, None), line
-        assert each.count == 1, line
+        assert each.times == 1, line
         return each
     return None
 

@@ -18,7 +18,7 @@ def finding(
     **more: object,
 ) -> Finding:
     fields: dict[str, object] = {"user": None, "file": "mail.log", "offset": 0, "number": 1, "text": b"", **more}
-    return Finding(time, kind, address, "sendmail", host, queue_id, **fields)  # type: ignore[arg-type]
+    return Finding(time, kind, address, "sendmail", queue_id, host=host, **fields)  # type: ignore[arg-type]
 
 
 def run(*findings: Finding, places: list[int] | None = None) -> list[tuple[str, str | None, float | None]]:
@@ -84,7 +84,7 @@ def test_a_reused_id_starts_afresh() -> None:
 
 
 def test_repeated_lines_are_events_each() -> None:
-    assert run(finding("auth", 1, "192.0.2.1", None, count=3)) == [("auth", "192.0.2.1", 1)] * 3
+    assert run(finding("auth", 1, "192.0.2.1", None, times=3)) == [("auth", "192.0.2.1", 1)] * 3
 
 
 def test_the_horizon_before() -> None:

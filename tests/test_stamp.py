@@ -6,6 +6,8 @@ from datetime import datetime, timezone
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from denyspam.stamp import Stamps
 
@@ -145,4 +147,32 @@ def test_the_cache_is_bounded() -> None:
     for second in range(10_000):
         line = b"2026-03-04T%02d:%02d:%02dZ x" % (second // 3600, second // 60 % 60, second % 60)
         assert stamps.read(line, NOW)[0] == at(2026, 3, 4) + second
-    assert len(stamps._cache) <= 4096
+    assert len(stamps._hours) <= 4096
+
+
+CLOCKS = st.builds(
+    "{:02d}:{:02d}:{:02d}".format, st.sampled_from((1, 2, 3, 23, 24)), st.integers(0, 61), st.integers(0, 61)
+)
+DAYS = st.sampled_from(("Mar 28", "Mar 29", "Oct 25", "Oct  4", "Apr  5", "Feb 29", "Dec 31", "Jan  1", "Jan 1"))
+ZONES = st.sampled_from(("", "Z", "+01:00", "-0330", " +0100", "+1", "+99:99", "Z+"))
+TAILS = st.sampled_from((" ", "", ": ", " - ", " + ", " +0100 ", "x "))
+STAMPS = st.builds("{} {}{}mx".format, DAYS, CLOCKS, TAILS) | st.builds(
+    "2026-{}{}{}{}{}{}mx".format,
+    st.sampled_from(("03-29", "10-25", "02-29", "04-05")),
+    st.sampled_from("T "),
+    CLOCKS,
+    st.sampled_from(("", ".5", ",123456", ".1234567890", ".1e5", ".", "._5")),
+    ZONES,
+    TAILS,
+)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kathmandu"])
+@given(
+    st.lists(st.tuples(STAMPS, st.sampled_from((at(2026, 11, 22), at(2026, 3, 29, 1), at(2027, 1, 1)))), max_size=30)
+)
+def test_what_is_remembered_changes_nothing(zone: str, lines: list[tuple[str, float]]) -> None:
+    stamps = Stamps(ZoneInfo(zone))
+    for text, now in lines:
+        line = text.encode()
+        assert Stamps(ZoneInfo(zone)).parse(line, now) == stamps.read(line, now) == stamps.read(line, now)

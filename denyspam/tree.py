@@ -1,0 +1,114 @@
+"""tree: the patterns of several filters as one expression. Pure.
+
+Tried one by one, sixty patterns cost sixty beginnings of the same line. Here patterns share what they have in common at
+their beginnings, and one match tells which of them is the first that fits, and what its holes took.
+
+The order of the patterns holds: one moves before another only where the two differ in a literal byte at the same place,
+so that no line can fit both. A line where {said} could end twice is left to the patterns themselves (`Reader`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from denyspam.pattern import Pattern
+
+_GROUP = re.compile(rb"\((?:\?P(?:<(?P<name>\w+)>|=(?P<again>\w+)\)))")
+
+
+@dataclass(slots=True)
+class _Node:
+    """A piece of an expression and what may follow it, in order; a leaf has a number and nothing behind it."""
+
+    piece: bytes
+    leaf: int | None = None
+    following: list[_Node] = field(default_factory=list)
+
+
+class Leaf(NamedTuple):
+    """A pattern in the tree; its holes by the numbers of their groups, 0 where it has none."""
+
+    kind: str
+    filter: str
+    ip: int
+    id: int
+    user: int
+    times: int
+    said: int
+    stops: tuple[bytes, ...]  # where none of these follows the address, {said} ended at the only place it could,
+    word: bool  # and, with `word`, where none of them stands in it
+    ending: re.Pattern[bytes] | None  # what must stand at the line's end; over the line read backwards
+
+
+def _literal(piece: bytes) -> bool:
+    return len(piece) == 1 or (len(piece) == 2 and piece[:1] == b"\\")
+
+
+def _shared(node: _Node, piece: bytes) -> _Node | None:
+    """The last of the node's followers that begins with `piece`, when those behind it can fit no line that it fits."""
+    for one in reversed(node.following):
+        if one.leaf is None and one.piece == piece:
+            return one
+        if one.leaf is not None or not (_literal(one.piece) and _literal(piece)):
+            return None
+    return None
+
+
+def _insert(root: _Node, pieces: Sequence[bytes], leaf: int) -> None:
+    node = root
+    for piece in pieces:
+        found = _shared(node, piece)
+        if found is None:
+            found = _Node(piece)
+            node.following.append(found)
+        node = found
+    node.following.append(_Node(b"", leaf))
+
+
+class Tree:
+    """`match(line, start)` gives the match, `leaves[match.lastindex]` the pattern; None where no pattern fits.
+
+    Where `stops` stand in a line more than once, a pattern with {said} may fit it all the same.
+    """
+
+    def __init__(self, patterns: Sequence[tuple[str, Pattern]]) -> None:
+        root = _Node(b"")
+        for number, (_, pattern) in enumerate(patterns):
+            _insert(root, pattern.pieces, number)
+        self._patterns = patterns
+        self._groups = 0
+        self.stops = tuple({pattern.stop for _, pattern in patterns if pattern.stop})
+        leaves: dict[int, Leaf] = {}
+        self.match = re.compile(self._write(root, {}, leaves), re.DOTALL).match
+        nothing = Leaf("", "", 0, 0, 0, 0, 0, (), False, None)
+        self.leaves = [leaves.get(group, nothing) for group in range(self._groups + 1)]
+
+    def _write(self, node: _Node, groups: dict[bytes, int], leaves: dict[int, Leaf]) -> bytes:
+        """The expression from `node` on; `groups` are those on the way to it."""
+        if node.leaf is not None:
+            self._groups += 1
+            name, pattern = self._patterns[node.leaf]
+            ip, queue_id, user, times, said = (
+                groups.get(hole, 0) for hole in (b"ip", b"id", b"user", b"times", b"said")
+            )
+            stops = (pattern.stop, b")") if pattern.word[0] else (pattern.stop,)
+            leaf = Leaf(
+                pattern.kind, name, ip, queue_id, user, times, said, stops, bool(pattern.word[0]), pattern.ending
+            )
+            leaves[self._groups] = leaf
+            return b"()"
+        piece, groups = node.piece, dict(groups)
+
+        def number(found: re.Match[bytes]) -> bytes:
+            if found["again"] is not None:
+                return b"(?P=s%d)" % groups[found["again"]]
+            self._groups += 1
+            groups[found["name"]] = self._groups
+            return b"(?P<s%d>" % self._groups
+
+        text = _GROUP.sub(number, piece)
+        following = [self._write(one, groups, leaves) for one in node.following]
+        return text + (following[0] if len(following) == 1 else b"(?:" + b"|".join(following) + b")")
