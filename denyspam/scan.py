@@ -22,7 +22,7 @@ from functools import lru_cache
 
 from denyspam.events import CLIENT, HARMLESS, Finding, Hint
 from denyspam.filter import NO_QUEUE, REPEATED, TAGS, Filter, Reader, canonical
-from denyspam.pattern import IGNORE, Pattern, Words
+from denyspam.pattern import ENDINGS, IGNORE, Pattern, Words
 from denyspam.stamp import Stamps
 from denyspam.tree import Tree
 
@@ -220,7 +220,7 @@ class Scanner:
         match = tree.match(line, start)
         if match is None:
             for stop in tree.stops:
-                if line.count(stop) > 1:
+                if line.count(stop) > 1 or line.count(stop[:1]) > ENDINGS:
                     return self._slowly(line, offset, number, now)
             return None
         kind, name, ip, queue, user, times, said, stops, word, ending = tree.leaves[match.lastindex or 0]
