@@ -36,10 +36,10 @@ from __future__ import annotations
 
 import re
 import string
-from sys import version_info
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from sys import version_info
 from typing import Any
 
 try:
