@@ -1,11 +1,11 @@
-# make run | test | check | venv | clean | help.  PYTHON=/path/to/python3 picks the interpreter, MODE=watch only watches.
+# make run | test | check | bench | venv | clean | help.  PYTHON=/path/to/python3 picks the interpreter, MODE=watch only watches.
 # What is installed, and how, stands in etc/setup.sh; what `run` finds and does, in denyspam/discover.py.
 
 PYTHON ?=
 MODE   ?= enforce
 BIN    := .venv/bin
 
-.PHONY: help run test check venv system score clean
+.PHONY: help run test check venv system score bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test            install what is missing and run every test"
 	@echo "make check           the linters and the type checker alone"
 	@echo "make score           what the filters find in labelled lines"
+	@echo "make bench           measure speed, memory and the firewall, and write docs/benchmarks.md (a quarter of an hour)"
 	@echo "make venv            only build .venv with the program in it (PYTHON=... picks the interpreter)"
 	@echo "make clean           remove .venv and what was built; .run, with the bans of make run, stays"
 
@@ -36,6 +37,9 @@ test: check
 
 score: venv
 	@$(BIN)/python tests/score.py
+
+bench: venv
+	@$(BIN)/python -m bench
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -203,9 +203,10 @@ def bursts(folder: Path, singles: int, flood: int) -> dict[str, Any]:
     with Network(ports=()) as network, denyspam(folder / "latency", network) as (_, watched):
         measure.note(f"firewall: {singles} single bans")
         found["latency"] = watched.latency(singles)
-    for name, hosts in (("burst", addresses(flood)), ("burst_ipv6", networks(flood))):
+    floods = (("burst_2000", addresses(flood // 10)), ("burst", addresses(flood)), ("burst_ipv6", networks(flood)))
+    for name, hosts in floods:
         with Network(ports=()) as network, denyspam(folder / name, network) as (_, watched):
-            measure.note(f"firewall: {flood} offenders at once, {name}")
+            measure.note(f"firewall: {len(hosts)} offenders at once, {name}")
             found[name] = watched.burst(hosts)
     return found
 

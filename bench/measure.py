@@ -118,10 +118,12 @@ def sshguard_version() -> str | None:
 
 
 def _commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
+    """The last commit that changed the program, not its surroundings."""
+    program = ("denyspam", "filters", "actions")
+    command = ["git", "log", "-1", "--abbrev=12", "--format=%h", "--", *program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *program], cwd=ROOT, check=False)
+    return (done.stdout.strip() or "unknown") + " and changes" * (changed.returncode == 1)
 
 
 # --- logs and results -------------------------------------------------------------------------------------------------

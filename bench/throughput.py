@@ -10,7 +10,7 @@ same machine; the difference is the work, the first is the start-up, reported by
     filters    Postfix's log against the number of filters, its own first
 
 Peers do less: fail2ban knows one server at a time and joins no queue ids, sshguard hardly knows a mail line.
-`--ratio` measures servers only against the reference, as tests/test_bench.py does.
+`--ratio` measures denyspam against the reference only; with `--write` that is what tests/test_bench.py expects.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ FAIL2BAN = {"postfix": "postfix.conf", "exim": "exim.conf", "sendmail": "sendmai
 EVENTS = (*measure.DENYSPAM, "events", "--json", "-c", os.devnull)
 SECONDS = 1.0  # of CPU that one run for the ratio should take: enough for its noise to be small
 FEWEST, MOST = 20_000, 600_000  # lines for that
+
+EXPECTED = measure.ROOT / "bench/expected.json"
 
 Command = Sequence[str]  # FILE in it stands for the log; without it the log is stdin
 
@@ -125,25 +127,36 @@ def per_count(lines: int, rounds: int, folder: Path) -> dict[str, Any]:
     return found
 
 
-def ratio(server: str, folder: Path, rounds: int = 2) -> float:
-    """Lines a CPU second with all filters, by the reference's in the same run; the best of `rounds` pairs.
+def ratio(server: str, folder: Path, enough: float = float("inf"), rounds: int = ROUNDS) -> float:
+    """Lines a CPU second with all filters, by the reference's in the same run.
 
-    As many lines as take about SECONDS, so that the start-up, which is subtracted, does not drown the difference.
+    From the least of each in so many rounds; ends as soon as it is `enough`. The log grows until reading it takes
+    SECONDS, so that the start-up, which is subtracted, does not drown the difference.
     """
     events = (*EVENTS, "FILE")
-    few = measure.log_file(folder, server, FEWEST)
     empty = measure.log_file(folder, server, 0)
-    start = run(events, empty).cpu
-    plain = run(reference(server), empty).cpu
-    each = max(run(events, few).cpu - start, 1e-3) / FEWEST
-    lines = int(min(MOST, max(FEWEST, SECONDS / each)))
-    path = measure.log_file(folder, server, lines)
-    best = 0.0
-    for _ in range(rounds):
-        theirs = run(reference(server), path).cpu - plain
-        ours = run(events, path).cpu - start
-        best = max(best, theirs / max(ours, 1e-3))
-    return best
+    start, plain = (min(run(command, empty).cpu for _ in range(2)) for command in (events, reference(server)))
+    lines, found = FEWEST, 0.0
+    ours = theirs = float("inf")
+    while rounds:
+        path = measure.log_file(folder, server, lines)
+        theirs = min(theirs, run(reference(server), path).cpu - plain)
+        ours = max(min(ours, run(events, path).cpu - start), 1e-3)
+        if ours < SECONDS / 2 and lines < MOST:
+            lines = int(min(MOST, 1.2 * lines * SECONDS / ours))
+            ours = theirs = float("inf")
+            continue
+        found = theirs / ours
+        if found >= enough:
+            break
+        rounds -= 1
+    return found
+
+
+def expected() -> dict[str, float]:
+    """The ratios when they were last written."""
+    known: dict[str, float] = json.loads(EXPECTED.read_text())
+    return known
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -155,7 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines, rounds = (FEWEST, 1) if asked.quick else (asked.lines, asked.rounds)
     with measure.scratch() as folder:
         if asked.ratio:
-            print(json.dumps({server: round(ratio(server, folder, asked.rounds), 4) for server in SERVERS}))
+            found = {server: measure.significant(ratio(server, folder, rounds=rounds), 3) for server in SERVERS}
+            print(json.dumps(found, indent=1))
+            if asked.write:
+                EXPECTED.write_text(json.dumps(found, indent=1) + "\n")
             return
         figures = {
             "lines": lines,
