@@ -8,6 +8,7 @@ kernel is told by the kernel itself (bench/witness.py).
     restored   100,000 bans by hand; somebody deletes the table; until the last one is back
     restart    the daemon is stopped and started over them; until `status` would exit 0; what it added meanwhile
     memory     the daemon's resident memory at 0, 10,000, 100,000 bans (--long: 1,000,000), its own, after a pause
+    idle       seconds from the launch to ready with an empty ledger, and percent of a core while nothing is written
     connect    a TCP connect of a banned client (refused) and of an innocent one, at 1 and at 100,000 bans
 
 fail2ban (nftables action, its postfix filter) and sshguard (nft-sets) get the same lines for latency and a burst of
@@ -72,6 +73,8 @@ class Watched:
     def __init__(self, log: Path, witness: Witness) -> None:
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self.witness = witness
+        self.started = 0.0  # seconds it took until it was ready
+        self.cpu: Callable[[], float] | None = None  # seconds of CPU that it has used
 
     def write(self, text: str) -> float:
         """Appends; the time just before."""
@@ -105,8 +108,10 @@ class Watched:
         """Seconds from the write of all lines, mixed, to the last element."""
         self.witness.forget()
         text = "".join(line(address) for _ in range(HITS) for address in hosts)
+        before = self.cpu() if self.cpu else 0.0
         begun = self.write(text)
         end = self.witness.wait(keys(hosts), patience)
+        used = {"cpu_seconds": measure.significant(self.cpu() - before, 3)} if self.cpu else {}
         self.witness.look()
         came = len(self.witness.present.keys() & set(keys(hosts)))
         if end is None:
@@ -116,6 +121,7 @@ class Watched:
             "came": came,
             "seconds": measure.significant(end - begun, 3),
             "bans_per_second": round(len(hosts) / (end - begun)),
+            **used,
         }
 
 
@@ -129,7 +135,12 @@ def denyspam(folder: Path, network: Network) -> Iterator[tuple[live.Live, Watche
         made.log.touch()
         made.configure(POLICY, log="filters = postfix\n")
         watched = Watched(made.log, witness)
-        made.start()
+        begun = time.monotonic()
+        made.launch()
+        end = until(lambda: ready(made), PATIENCE, 0.005)
+        assert end, made.errors.read_text()
+        watched.started = end - begun
+        watched.cpu = lambda: cpu(made)
         yield made, watched
         made.stop()
 
@@ -146,6 +157,26 @@ def resident(made: live.Live) -> float:
         total += int(status.split("VmRSS:")[1].split()[0])
         waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     return round(total / 1024, 1)
+
+
+def cpu(made: live.Live) -> float:
+    """Seconds of CPU that the daemon has used, all its threads; in steps of 10 ms."""
+    assert made.process
+    fields = Path(f"/proc/{made.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle(made: live.Live, seconds: float) -> float:
+    """Percent of a core that the daemon takes while nothing is written, all its threads together."""
+    assert made.process
+
+    def nanoseconds() -> int:
+        tasks = Path(f"/proc/{made.process.pid}/task").iterdir() if made.process else ()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+
+    before = nanoseconds()
+    time.sleep(seconds)
+    return measure.significant((nanoseconds() - before) / 1e7 / seconds, 2)
 
 
 def ban(made: live.Live, watched: Watched, hosts: Sequence[str]) -> float:
@@ -218,6 +249,9 @@ def bulk(folder: Path, sizes: Sequence[int], many: int, count: int) -> dict[str,
     found: dict[str, Any] = {"memory_mb": memory, "connect": connect}
     with Network() as network, denyspam(folder / "bulk", network) as (made, watched):
         memory["0"] = resident(made)
+        found["start_seconds"] = measure.significant(watched.started, 3)
+        found["start_cpu_seconds"] = measure.significant(cpu(made), 3)
+        found["idle_percent"] = idle(made, 2.0 if many < 10_000 else 20.0)
         ban(made, watched, CLIENTS4[:1])
         connect["1"] = both(network, count)
         before = 0
@@ -225,6 +259,7 @@ def bulk(folder: Path, sizes: Sequence[int], many: int, count: int) -> dict[str,
             measure.note(f"firewall: {size} bans")
             took = ban(made, watched, addresses(size - before, before))
             found[f"by_hand_{size}"] = {
+                "added": size - before,
                 "seconds": measure.significant(took, 3),
                 "bans_per_second": round((size - before) / took),
             }
@@ -242,12 +277,18 @@ def bulk(folder: Path, sizes: Sequence[int], many: int, count: int) -> dict[str,
 
 def restored(network: Network, watched: Watched, hosts: Sequence[bytes]) -> dict[str, Any]:
     measure.note("firewall: the table is deleted")
+    assert watched.cpu
+    before = watched.cpu()
     watched.witness.forget()
     network.server.check("nft", "delete", "table", "inet", "denyspam")
     end = watched.witness.wait(hosts, PATIENCE)
     if end is None:
         return {"bans": len(hosts), "gave_up_after_s": PATIENCE}
-    return {"bans": len(hosts), "seconds": measure.significant(end - watched.witness.deleted, 3)}
+    return {
+        "bans": len(hosts),
+        "seconds": measure.significant(end - watched.witness.deleted, 3),
+        "cpu_seconds": measure.significant(watched.cpu() - before, 3),
+    }
 
 
 def restart(made: live.Live, watched: Watched, hosts: Sequence[bytes]) -> dict[str, Any]:
@@ -260,6 +301,7 @@ def restart(made: live.Live, watched: Watched, hosts: Sequence[bytes]) -> dict[s
     made.launch()
     end = until(lambda: ready(made), PATIENCE, 0.005)
     assert end, made.errors.read_text()
+    used = cpu(made)
     time.sleep(1)
     watched.witness.look()
     answer = control.ask(str(made.folder / "sock"), {"command": "status"})["ok"]
@@ -267,7 +309,8 @@ def restart(made: live.Live, watched: Watched, hosts: Sequence[bytes]) -> dict[s
         "bans": answer["active"],
         "stop_seconds": measure.significant(stopped - begun, 3),
         "ready_seconds": measure.significant(end - stopped, 3),
-        "added_again": watched.witness.added,
+        "ready_cpu_seconds": measure.significant(used, 3),
+        "added_again": len(watched.witness.present),
         "expected": len(hosts),
     }
 

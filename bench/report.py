@@ -34,6 +34,10 @@ def thousands(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def count(bans: str) -> str:
+    return f"{int(bans):,} ban{'s' * (bans != '1')}"
+
+
 def short(value: float) -> str:
     """12,345 as 12,300: three digits tell all that the figure is good for."""
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
@@ -86,7 +90,7 @@ def readme(results: Results) -> str:
         ("bans a second, 2,000 offenders at once", burst(wall["burst_2000"]), burst(fail2ban.get("burst")), burst(sshguard.get("burst"))),
         ("the same, 20,000 (as IPv6 /64s)", f"{burst(wall['burst'])} ({burst(wall['burst_ipv6'])})", NOTHING, NOTHING),
         (f"{thousands(int(many))} bans: back after somebody deleted the table", f"{wall['restored'].get('seconds', NOTHING)} s", NOTHING, NOTHING),
-        (f"{thousands(int(many))} bans: restart, until ready; added again", f"{wall['restart']['ready_seconds']} s; {wall['restart']['added_again']}", NOTHING, NOTHING),
+        (f"{thousands(int(many))} bans: restart, until ready; added again", f"{wall['restart']['ready_seconds']} s; {wall['restart']['added_again']:,}", NOTHING, NOTHING),
         (f"memory with no ban / {thousands(int(many))}", f"{memory['0']:.0f} / {memory[many]:.0f} MB", NOTHING, NOTHING),
         (f"an innocent client's connect at 1 / {thousands(int(many))} bans", f"{connect['1']['innocent']['median_us']} / {connect[many]['innocent']['median_us']} µs", NOTHING, NOTHING),
     ]  # fmt: skip
@@ -160,7 +164,8 @@ def wall(results: Results) -> str:
 
     def burst(one: Mapping[str, Any]) -> str:
         if "seconds" in one:
-            return f"{one['hosts']:,} in {one['seconds']:g} s: {one['bans_per_second']:,}/s"
+            used = f", {one['cpu_seconds']:g} of CPU" if "cpu_seconds" in one else ""
+            return f"{one['hosts']:,} in {one['seconds']:g} s{used}: {one['bans_per_second']:,}/s"
         return f"{one['came']:,} of {one['hosts']:,} after {one['gave_up_after_s']:g} s"
 
     rows = [("denyspam", *latency(found), "; ".join(burst(found[name]) for name in ("burst_2000", "burst")) + f"; IPv6 {burst(found['burst_ipv6'])}")]  # fmt: skip
@@ -174,27 +179,53 @@ def wall(results: Results) -> str:
             rows.append((name, *latency(peer), burst(peer["burst"])))
     text = table(("line to kernel", "median, ms", "p99", "max", "at once"), rows)
     memory = found["memory_mb"]
-    text += "\n" + table(("bans", *memory), [("resident memory, MB", *(f"{value:g}" for value in memory.values()))])
+    text += "\n" + table(
+        ("bans", *(size.replace(number := size.split()[0], thousands(int(number))) for size in memory)),
+        [("resident memory, MB", *(f"{value:g}" for value in memory.values()))],
+    )
     rows = [
-        (f"{who}, {thousands(int(size))} bans", f"{one[who]['median_us']}", f"{one[who]['p99_us']}", f"{one[who]['refused']:.0%}")
+        (f"{who}, with {count(size)}", f"{one[who]['median_us']}", f"{one[who]['p99_us']}", f"{one[who]['refused']:.0%}")
         for size, one in found["connect"].items()
         for who in ("banned", "innocent")
     ]  # fmt: skip
     text += "\n" + table(("connect to port 25", "median, µs", "p99", "refused"), rows)
     again, restored = found["restart"], found["restored"]
-    text += "\n" + table(
-        ("the table or the daemon gone", "bans", "seconds", ""),
-        [
-            ("table deleted, until the last is back", f"{restored['bans']:,}", str(restored.get("seconds", "never")), ""),
-            ("started over them, until `status` is 0", f"{again['bans']:,}", f"{again['ready_seconds']:g}", f"{again['added_again']} added again"),
-            ("stopped", f"{again['bans']:,}", f"{again['stop_seconds']:g}", ""),
-        ]
-        + [
-            (f"{size.removeprefix('by_hand_')} bans by hand on stdin", "", f"{one['seconds']:g}", f"{one['bans_per_second']:,}/s")
-            for size, one in found.items()
-            if size.startswith("by_hand_")
-        ],
-    )  # fmt: skip
+    rows = [
+        (
+            "started with an empty ledger, until `status` is 0",
+            "0",
+            f"{found['start_seconds']:g}",
+            f"{found['start_cpu_seconds']:g}",
+            f"idle at {found['idle_percent']:g} % of a core",
+        ),
+        (
+            "table deleted, until the last is back",
+            f"{restored['bans']:,}",
+            str(restored.get("seconds", "never")),
+            str(restored.get("cpu_seconds", NOTHING)),
+            "",
+        ),
+        ("stopped", f"{again['bans']:,}", f"{again['stop_seconds']:g}", NOTHING, ""),
+        (
+            "started over them, until `status` is 0",
+            f"{again['bans']:,}",
+            f"{again['ready_seconds']:g}",
+            f"{again['ready_cpu_seconds']:g}",
+            f"{again['added_again']:,} added again",
+        ),
+    ]
+    rows += [
+        (
+            f"added by hand, to {int(size.removeprefix('by_hand_')):,}",
+            thousands(one["added"]),
+            f"{one['seconds']:g}",
+            NOTHING,
+            f"{one['bans_per_second']:,}/s",
+        )
+        for size, one in found.items()
+        if size.startswith("by_hand_")
+    ]
+    text += "\n" + table(("the daemon or the table gone", "bans", "seconds", "of CPU", ""), rows)
     return text
 
 
@@ -228,16 +259,12 @@ Group = tuple[str, Sequence[tuple[str, int, float, str]]]  # heading, (name, col
 
 
 def bars(title: str, groups: Sequence[Group], *, logarithmic: bool = False) -> str:
-    """Groups of horizontal bars; a logarithmic one begins at a tenth of the least value."""
-    values = [value for _, rows in groups for _, _, value, _ in rows]
-    most, least = max(values), min(values) / 10
-    room = WIDTH - LABEL - 130
-
-    def length(value: float) -> float:
-        return room * (math.log(value / least) / math.log(most / least) if logarithmic else value / most)
-
+    """Groups of horizontal bars, on one scale; or each on a logarithmic one that begins at a tenth of its least value."""
+    every = [value for _, rows in groups for _, _, value, _ in rows]
     parts, y = [text(0, 18, title, "t")], 30.0
     for heading, rows in groups:
+        values = [value for _, _, value, _ in rows] if logarithmic else every
+        length = scale(max(values), min(values) / 10 if logarithmic else 0.0)
         y += 20
         parts.append(text(0, y, heading, "n"))
         y += 6
@@ -249,6 +276,22 @@ def bars(title: str, groups: Sequence[Group], *, logarithmic: bool = False) -> s
     return picture(y + 10, parts, title)
 
 
+def scale(most: float, least: float) -> Callable[[float], float]:
+    """How long the bar of a value is; logarithmic where it begins at more than 0."""
+    room = WIDTH - LABEL - 150
+
+    def length(value: float) -> float:
+        return room * (math.log(value / least) / math.log(most / least) if least else value / most)
+
+    return length
+
+
+def nice(value: float) -> float:
+    """The next 1, 2, 4, 5 or 8 with noughts."""
+    ten = 10.0 ** math.floor(math.log10(value))
+    return next(step * ten for step in (1, 2, 4, 5, 8, 10) if step * ten >= value)
+
+
 Panel = tuple[str, Sequence[str], Mapping[str, Sequence[float]]]  # title, labels along x, name -> values
 
 
@@ -258,25 +301,25 @@ def panels(title: str, four: Sequence[Panel]) -> str:
     for number, (heading, labels, curves) in enumerate(four):
         left, top = (number % 2) * wide + 40, 44 + number // 2 * high
         width, height = wide - 130, high - 75
-        most = max(value for values in curves.values() for value in values) * 1.1
+        most = nice(max(value for values in curves.values() for value in values))
         parts.append(text(left - 40, top, heading, "n"))
         for share in (0.0, 0.5, 1.0):
             y = top + 12 + height * (1 - share)
             parts.append(f'<line x1="{left}" x2="{left + width:.1f}" y1="{y:.1f}" y2="{y:.1f}" class="g"/>')
-            parts.append(text(left - 5, y + 4, f"{most * share:.2g}", "v", "end"))
+            parts.append(text(left - 5, y + 4, f"{most * share:g}", "v", "end"))
         places = [left + width * n / max(len(labels) - 1, 1) for n in range(len(labels))]
         for x, label in zip(places, labels, strict=True):
             parts.append(text(x, top + height + 28, label, "v", "middle"))
-        ends: list[float] = []
+        ends: dict[str, float] = {}
         for colour, (name, values) in enumerate(curves.items()):
             dots = [(x, top + 12 + height * (1 - value / most)) for x, value in zip(places, values, strict=True)]
             parts.append(f'<path class="c{colour}" d="M{" L".join(f"{x:.1f},{y:.1f}" for x, y in dots)}"/>')
             parts += [f'<circle class="c{colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in dots]
-            end = dots[-1][1]
-            while any(abs(end - other) < 13 for other in ends):
-                end += 13
-            ends.append(end)
-            parts.append(text(left + width + 8, end + 4, name, "v"))
+            ends[name] = dots[-1][1]
+        free = 0.0  # names below each other, however close their lines end
+        for name, y in sorted(ends.items(), key=lambda end: end[1]):
+            parts.append(text(left + width + 8, max(y, free) + 4, name, "v"))
+            free = max(y, free) + 13
     return picture(44 + (len(four) + 1) // 2 * high, parts, title)
 
 
@@ -297,12 +340,21 @@ def draw_speed(results: Results) -> str:
 
 def draw_wall(results: Results) -> str:
     found = results["firewall"]
-    every = [
-        ("denyspam", 0, found),
-        *((name, colour, found[name]) for name, colour in (("fail2ban", 1), ("sshguard", 2))),
+    late: list[tuple[str, int, float, str]] = []
+    fast: list[tuple[str, int, float, str]] = []
+    for colour, name in enumerate(("denyspam", "fail2ban", "sshguard")):
+        one = found if name == "denyspam" else found[name] or {}
+        latency, burst = one.get("latency", {}), one.get("burst_2000") or one.get("burst") or {}
+        if latency.get("bans"):
+            shown = f"{latency['median_ms']:g} ms, p99 {latency['p99_ms']:g} ms"
+            late.append((name, colour, latency["median_ms"], shown))
+        if "seconds" in burst:
+            fast.append((name, colour, burst["bans_per_second"], f"{short(burst['bans_per_second'])} a second"))
+    groups = [
+        ("from the deciding log line to the kernel, median: less is better", late),
+        ("2,000 offenders at once, bans a second: more is better", fast),
     ]
-    late = [(name, colour, one["latency"]["median_ms"], f"{one['latency']['median_ms']:g} ms, p99 {one['latency']['p99_ms']:g} ms") for name, colour, one in every if one and one.get("latency", {}).get("bans")]  # fmt: skip
-    return bars("From the deciding log line to the kernel, median (less is better; logarithmic)", [("one ban at a time", late)], logarithmic=True)  # fmt: skip
+    return bars("Bans (logarithmic scales)", groups, logarithmic=True)
 
 
 def draw_flat(results: Results) -> str:
@@ -318,7 +370,7 @@ def draw_flat(results: Results) -> str:
     shares = {server: [cost(one) for one in each.values()] for server, each in found["offences"].items()}
     connect = firewall["connect"]
     return panels(
-        "Flat as it grows",
+        "What it costs as it grows",
         [
             ("CPU µs a line, by the share of offences", [f"{float(share):.0%}" for share in found["offences"]["postfix"]], shares),
             ("CPU µs a line, by the number of filters", list(found["filters"]), {"postfix": [cost(one) for one in found["filters"].values()]}),

@@ -53,8 +53,8 @@ def socket_inside(namespace: Namespace) -> socket.socket:
 
 
 class Witness:
-    """A context. `present` are the keys (packed addresses) in the sets of the namespace since it began to listen;
-    `added` counts the elements that were added."""
+    """A context. `present` are the keys (packed addresses) that came into the sets, and stayed, since it began to
+    listen or to forget."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._socket = socket_inside(namespace)
@@ -64,7 +64,6 @@ class Witness:
         self._closed = False
         self._open: list[tuple[bool, bytes]] = []  # of a transaction that has not ended
         self.present: dict[bytes, float] = {}  # key -> when its transaction ended
-        self.added = 0
         self.deleted = 0.0  # when a table was deleted last
         self.overrun = False  # something was missed
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -134,7 +133,6 @@ class Witness:
         for add, key in self._open:
             if add:
                 self.present.setdefault(key, when)
-                self.added += 1
             else:
                 self.present.pop(key, None)
         self._open.clear()
@@ -143,7 +141,6 @@ class Witness:
         """Begin anew."""
         self.look()
         self.present.clear()
-        self.added = 0
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
