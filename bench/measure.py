@@ -159,7 +159,7 @@ def finish(name: str, figures: Mapping[str, Any], *, write: bool) -> None:
     if write:
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         kept[name] = found
-        RESULTS.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+        RESULTS.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
 
 
 def note(text: str) -> None:

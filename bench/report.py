@@ -60,7 +60,7 @@ def facts(results: Results) -> str:
     peers = [found[name] or f"{name}: not installed" for name in ("fail2ban", "sshguard")]
     return (
         f"Measured {found['date']} at {found['commit']}: {found['cpu']}, {found['cores']} cores, {found['memory_gb']} GB; "
-        f"{found['system']}, kernel {found['kernel']}, Python {found['python']}; {found['nft']}; {', '.join(peers)}.\n"
+        f"{found['system']}, kernel {found['kernel']}, Python {found['python']}; {found['nft']}; {', '.join(peers)}; the load of the machine was {found['load']:g}.\n"
     )
 
 
