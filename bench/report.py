@@ -21,7 +21,7 @@ from bench import measure
 
 DOCS = measure.ROOT / "docs"
 PAGES = (measure.ROOT / "README.md", DOCS / "benchmarks.md")
-MARKED = re.compile(r"(?<=<!-- bench:(\w{4}) -->\n).*?(?=<!-- /bench -->)", re.S)
+MARKED = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.S)
 NOTHING = "-"
 
 Results = Mapping[str, Any]
@@ -395,7 +395,7 @@ def results() -> Results:
 
 def filled(page: str, found: Results) -> str:
     """The page with its tables made anew."""
-    return MARKED.sub(lambda match: "\n" + TABLES[match[1]](found) + "\n", page)
+    return MARKED.sub(lambda match: f"{match[1]}\n{TABLES[match[2]](found)}\n{match[3]}", page)
 
 
 def write(folder: Path = DOCS) -> None:
