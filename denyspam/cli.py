@@ -453,7 +453,7 @@ def _check(asked: argparse.Namespace) -> int:
 
     conf = asked.conf or CONF
     if asked.filters:
-        filters = Filters(conf)
+        filters = Filters(conf, thorough=True)
         for name in asked.filters:
             try:
                 found = filters.load(name)
@@ -461,7 +461,7 @@ def _check(asked: argparse.Namespace) -> int:
                 raise Failed(str(error.args[0]), CONFIG) from None
             print(f"{found.file}: {len(found.patterns)} patterns, {len(found.samples)} samples: ok")
         return DONE
-    settings, logs = load(conf)
+    settings, logs = load(conf, thorough=True)
     load_action(settings)
     for path, each in logs.items():
         if not os.path.exists(path):

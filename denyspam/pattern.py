@@ -38,6 +38,7 @@ import re
 import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from sys import version_info
 from typing import Any
@@ -230,8 +231,14 @@ Words = tuple[bytes, ...]  # pieces of an expression, each whole in itself
 class Endings:
     """Where a text of the client's may end, and what the server prints there, by what it began the line with."""
 
-    place: re.Pattern[bytes]
-    words: tuple[tuple[re.Pattern[bytes], re.Pattern[bytes]], ...]
+    place: bytes
+    words: tuple[tuple[bytes, bytes], ...]
+
+
+@lru_cache(maxsize=65_536)  # never full: as many as the expressions of the filters in use
+def compiled(expression: bytes) -> re.Pattern[bytes]:
+    """Expressions are compiled when first asked for: it costs a millisecond each, and most are never needed."""
+    return re.compile(expression, re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -239,22 +246,30 @@ class Pattern:
     """A compiled pattern. `match(body)`, after `settle`, gives the groups `ip`, `id`, `user`, `times` that it has."""
 
     kind: str
-    regex: re.Pattern[bytes]
+    parts: tuple[Part, ...]
     literals: tuple[bytes, ...]  # all of them stand in every line it takes; never empty
     holes: frozenset[str]
     source: str  # as written
     line: int  # in its file
-    examples: tuple[bytes, ...]  # made-up bodies it takes; empty for a `regex`
     pieces: tuple[bytes, ...]  # of its expression, from left to right, each whole in itself
     needles: tuple[Words, ...]  # of each, one at least stands in every line it takes
     said: tuple[bytes, Words] = (b"", ())  # what ends {said}, and the server's words after {ip}; empty without it
     word: tuple[bytes, Words] = (b"", ())  # the same for a {word} in an optional part between {said} and {ip}
     stop: bytes = b""  # the literal after {said}
-    begin: re.Pattern[bytes] | None = None  # what precedes {said}
-    own: re.Pattern[bytes] | None = None  # the words of `said`
-    ending: re.Pattern[bytes] | None = None  # what must stand at the line's end; over the line read backwards
+    begin: bytes | None = None  # what precedes {said}
+    ending: bytes | None = None  # what must stand at the line's end; over the line read backwards
     again: Endings | None = None  # `said` of all patterns of the filter
     also: Endings | None = None  # `word` of all of them
+
+    @property
+    def regex(self) -> re.Pattern[bytes]:
+        return compiled(b"".join(self.pieces))
+
+    @property
+    def examples(self) -> tuple[bytes, ...]:
+        """Made-up bodies that it takes; none of a `regex`."""
+        longest = max((len(part.branches) for part in self.parts if isinstance(part, Choice)), default=1)
+        return tuple(_example(self.parts, turn) for turn in range(6 if longest < 3 else 6 * longest) if self.parts)
 
     def match(self, body: bytes) -> re.Match[bytes] | None:
         found = self.fit(body)
@@ -263,7 +278,7 @@ class Pattern:
     def fit(self, body: bytes) -> re.Match[bytes] | None:
         """As `match`, before any doubt."""
         found = self.regex.match(body)
-        if found is None or self.ending is None or self.ending.match(body[: found.end() - 1 : -1]):
+        if found is None or self.ending is None or compiled(self.ending).match(body[: found.end() - 1 : -1]):
             return found
         return None
 
@@ -274,13 +289,14 @@ class Pattern:
         if self.also is not None and self.stop in found["said"]:
             return True  # the {word} may have held a blank there, and what follows may be the client's
         for endings in (self.again, self.also) if self.also else (self.again,):
-            places = [place.end() for place in islice(endings.place.finditer(body, found.end("ip")), ENDINGS + 1)]
+            ends = compiled(endings.place).finditer(body, found.end("ip"))
+            places = [place.end() for place in islice(ends, ENDINGS + 1)]
             if len(places) > ENDINGS:
                 return True
             if places and any(
-                words.match(body, place)
+                compiled(words).match(body, place)
                 for begin, words in endings.words
-                if begin.match(body)
+                if compiled(begin).match(body)
                 for place in places
             ):  # fmt: skip
                 return True
@@ -296,15 +312,16 @@ def told(patterns: Iterable[Pattern], body: bytes) -> Pattern | None:
     """The first of `patterns`, none of which matches, that would if {said} ended further on than where it first can."""
     known: dict[int, list[int]] = {}
     for pattern in patterns:
-        if pattern.again is None or pattern.begin is None or pattern.own is None or not pattern.begin.match(body):
+        if pattern.again is None or pattern.begin is None or not compiled(pattern.begin).match(body):
             continue
         places = known.get(id(pattern.again))
         if places is None:
-            places = [place.end() for place in islice(pattern.again.place.finditer(body), ENDINGS)]
+            places = [place.end() for place in islice(compiled(pattern.again.place).finditer(body), ENDINGS)]
             if len(places) < 2 and body.count(pattern.stop[:1]) <= ENDINGS:
                 places = []
             known[id(pattern.again)] = places
-        if any(pattern.own.match(body, place) for place in places):
+        own = compiled(_any([pattern.said[1]]))
+        if any(own.match(body, place) for place in places):
             return pattern
     return None
 
@@ -623,7 +640,7 @@ def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
     Where the client's words hold an ending of their own, the true one follows further on, with words that the server
     prints after the address in this pattern or in another that ends {said} alike.
     """
-    after: dict[tuple[bytes, bytes], dict[re.Pattern[bytes] | None, list[Words]]] = {}
+    after: dict[tuple[bytes, bytes], dict[bytes | None, list[Words]]] = {}
     for pattern in patterns:
         if pattern.said[0]:
             after.setdefault((pattern.said[0], b""), {}).setdefault(pattern.begin, []).append(pattern.said[1])
@@ -633,8 +650,8 @@ def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
             )
     again = {
         (said, word): Endings(
-            re.compile(word or said),
-            tuple((begin, re.compile(_any(words), re.DOTALL)) for begin, words in by.items() if begin is not None),
+            word or said,
+            tuple((begin, _any(words)) for begin, words in by.items() if begin is not None),
         )
         for (said, word), by in after.items()
     }
@@ -643,7 +660,6 @@ def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
             pattern,
             again=again.get((pattern.said[0], b"")),
             also=again.get((pattern.said[0], pattern.word[0])) if pattern.word[0] else None,
-            own=re.compile(_any([pattern.said[1]]), re.DOTALL) if pattern.said[0] else None,
         )
         for pattern in patterns
     )
@@ -709,7 +725,7 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
     parts = _merge(parts)
     _judge(kind, parts)
     front, back = _split(parts)
-    ending = re.compile(b" {0,4}" + _regex(_backwards(back), _Next(free=True), True), re.DOTALL) if back else None
+    ending = b" {0,4}" + _regex(_backwards(back), _Next(free=True), True) if back else None
     pieces, said = _settle_said(_pieces(front, _Next()), front)
     last = front[-1]
     if isinstance(last, Hole) and last.name == "*":
@@ -723,24 +739,21 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
     if max(map(len, literals), default=0) < SHORTEST:
         raise PatternError("too little fixed text to search for: write a pattern for each of the words in {(…)}")
     holes = frozenset(leaf.name for leaf, _ in _leaves(parts) if isinstance(leaf, Hole))
-    longest = max((len(part.branches) for part in parts if isinstance(part, Choice)), default=1)
-    examples = tuple(_example(parts, turn) for turn in range(6 if longest < 3 else 6 * longest))
     since = _since(parts) or ()
     stop = since[0].text if since and isinstance(since[0], Literal) else b""
     return Pattern(
         kind,
-        re.compile(b"".join(pieces), re.DOTALL),
+        parts,
         literals,
         holes,
         source,
         line,
-        examples,
         tuple(pieces),
         tuple(_needles(parts)),
         said,
         _word_said(parts),
         stop,
-        begin=re.compile(_regex(_until(parts) or (), _Next(free=True)), re.DOTALL) if since else None,
+        begin=_regex(_until(parts) or (), _Next(free=True)) if since else None,
         ending=ending,
     )
 
@@ -856,18 +869,18 @@ def compile_regex(kind: str, text: str, source: str = "", line: int = 1) -> Patt
     the character that follows it counts as free text; (?P<ip>…) stands between literals.
     """
     try:
-        compiled = re.compile(text.encode(), re.DOTALL)
+        regex = re.compile(text.encode(), re.DOTALL)
         nodes = list(sre_parser.parse(text.encode(), re.DOTALL))
     except (re.error, OverflowError, RecursionError) as error:
         raise PatternError(f"not a regular expression: {error}") from None
-    if compiled.flags != re.DOTALL or "(?-" in text:
+    if regex.flags != re.DOTALL or "(?-" in text:
         raise PatternError("it sets flags: it is read over bytes, and `.` takes any")
-    if set(compiled.groupindex) - {"ip", "id", "user"} or compiled.groups > len(compiled.groupindex):
+    if set(regex.groupindex) - {"ip", "id", "user"} or regex.groups > len(regex.groupindex):
         raise PatternError("its groups may be (?P<ip>…), (?P<id>…) and (?P<user>…); write (?:…) for others")
     if nodes and str(nodes[0][0]) == "AT" and "BEGINNING" in str(nodes[0][1]):
         del nodes[0]
     ends = bool(nodes) and str(nodes[-1][0]) == "AT" and str(nodes[-1][1]) in ("AT_END", "AT_END_STRING")
-    names = {number: name for name, number in compiled.groupindex.items()}
+    names = {number: name for name, number in regex.groupindex.items()}
     parts = _merge([*_walk(nodes[:-1] if ends else nodes, names)])
     if not ends and parts[-1:] != (Hole("*"),):
         parts = (*parts, Hole("*"))
@@ -890,4 +903,4 @@ def compile_regex(kind: str, text: str, source: str = "", line: int = 1) -> Patt
     holes = frozenset(leaf.name for leaf, _ in _leaves(parts) if isinstance(leaf, Hole))
     whole = b"(?:" + text.encode() + b")"
     needles = tuple((literal,) for literal in literals)
-    return Pattern(kind, compiled, literals, holes, source, line, (), (whole,), needles)
+    return Pattern(kind, (), literals, holes, source, line, (whole,), needles)

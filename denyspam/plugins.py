@@ -39,7 +39,8 @@ class Action(Protocol):
 class Filters:
     """The filters that an installation with its configuration at `conf` has. Each is read and checked once."""
 
-    def __init__(self, conf: str) -> None:
+    def __init__(self, conf: str, *, thorough: bool = False) -> None:
+        self._thorough = thorough
         self._folders = dict.fromkeys((os.path.join(os.path.dirname(os.path.abspath(conf)), "filters"), FILTERS))
         self._points = {point.name: point for point in entry_points(group="denyspam.filters")}
         self._read: dict[str, Filter] = {}
@@ -57,7 +58,10 @@ class Filters:
         return sorted(names)
 
     def load(self, name: str) -> Filter:
-        """The filter, its samples checked. FilterError where it is wrong, LookupError where there is none."""
+        """The filter. FilterError where it is wrong, LookupError where there is none.
+
+        Its samples are run; those of an installed package only where that is asked for (`thorough`).
+        """
         if name not in self._read:
             self._read[name] = self._find(name)
         return self._read[name]
@@ -98,7 +102,7 @@ class Filters:
         found = _resolve(self._points[name])
         if isinstance(found, Filter):
             return found
-        return parse_filter(found, f"{name}.filter")
+        return parse_filter(found, f"{name}.filter", proved=not self._thorough)
 
 
 def _resolve(point: EntryPoint) -> Filter | str:
@@ -135,10 +139,10 @@ def read_settings(conf: str) -> Settings:
         raise SettingsError("the configuration is no text in UTF-8", conf) from None
 
 
-def load(conf: str) -> tuple[Settings, dict[str, list[Filter]]]:
+def load(conf: str, *, thorough: bool = False) -> tuple[Settings, dict[str, list[Filter]]]:
     """What the configuration file says, and log -> filters. SettingsError for all that is wrong with any of it."""
     settings = read_settings(conf)
-    return settings, Filters(conf).of(settings)
+    return settings, Filters(conf, thorough=thorough).of(settings)
 
 
 def load_action(settings: Settings) -> Action:

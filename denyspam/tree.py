@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from denyspam.pattern import Pattern
+from denyspam.pattern import Pattern, compiled
 
 _GROUP = re.compile(rb"\((?:\?P(?:<(?P<name>\w+)>|=(?P<again>\w+)\)))")
 
@@ -95,9 +95,8 @@ class Tree:
                 groups.get(hole, 0) for hole in (b"ip", b"id", b"user", b"times", b"said")
             )
             stops = (pattern.stop, b")") if pattern.word[0] else (pattern.stop,)
-            leaf = Leaf(
-                pattern.kind, name, ip, queue_id, user, times, said, stops, bool(pattern.word[0]), pattern.ending
-            )
+            ending = None if pattern.ending is None else compiled(pattern.ending)
+            leaf = Leaf(pattern.kind, name, ip, queue_id, user, times, said, stops, bool(pattern.word[0]), ending)
             leaves[self._groups] = leaf
             return b"()"
         piece, groups = node.piece, dict(groups)
