@@ -1,4 +1,4 @@
-"""_ruleset: the text that builds and fills the table `inet denyspam`, and what its listing means. Pure.
+"""_ruleset: the text that builds the table `inet denyspam`, and what its listing means. Pure.
 
     table inet denyspam {
         set ipv4_32_ports_25 { type ipv4_addr; flags timeout; size 1048576 }      one per family, width and port list
@@ -24,8 +24,8 @@ is one lookup per width in use on packets to the ports concerned: at most 33 + 1
 
 A set's name says family, width and ports, so a listing alone gives back every Target (adoption).
 
-Never text from outside: addresses are printed here from their packed bytes (an `IPv6Address` may carry a scope id,
-which is free text), everything else is a number or a word of the tables below.
+Never text from outside: elements are put in as bytes (`_netlink.py`); in the text here stand numbers and words of the
+tables below alone.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network, IPv6Network
-from socket import AF_INET, AF_INET6, inet_ntop
+from functools import lru_cache
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
 
-from denyspam.events import Held, Network, Target
+from denyspam.events import Held, Network, Target, address_text
 
 TABLE = "inet denyspam"
 # A chain is named like its hook. The priority: before `filter` (0): a refusal is final at any priority, but so no other
@@ -47,7 +47,7 @@ INWARD = {"input", "forward", "prerouting"}
 OUTWARD = {"forward", "output"}
 VERDICTS = {"tcp reset": "reject with tcp reset", "reject": "reject", "drop": "drop"}
 SIZE = 1 << 20  # elements a set takes before ENFILE: the bound of what strangers can grow, 200 MB of kernel memory
-LONGEST = 36_500 * 86_400  # seconds, 100 years: the kernel's limit is 584, nft 1.0.6 takes eight digits a unit
+LONGEST = 36_500 * 86_400  # seconds, 100 years: the kernel's limit is 584
 NAME_LIMIT = 200  # characters; the kernel's limit is 255
 
 NAME = re.compile(r"ipv([46])_(\d{1,3})_ports_(\d{1,5}(?:_\d{1,5})*)")
@@ -68,7 +68,21 @@ class Store(NamedTuple):
 
 
 def store_of(target: Target) -> Store:
-    return Store(target.network.version, target.network.prefixlen, target.ports)
+    return place(target)[0]
+
+
+def place(target: Target) -> tuple[Store, bytes]:
+    """The target's set and its key there. Out of a text that was an address or network, or OSError."""
+    name, ports = target
+    host, _, width = name.partition("/")
+    if ":" in name:
+        return _store(6, width, ports), inet_pton(AF_INET6, host)
+    return _store(4, width, ports), inet_pton(AF_INET, host)
+
+
+@lru_cache(maxsize=1024)  # those in use are a handful
+def _store(version: int, width: str, ports: tuple[int, ...]) -> Store:
+    return Store(version, int(width) if width else WIDEST[version], ports)
 
 
 def store_named(name: str) -> Store | None:
@@ -97,14 +111,12 @@ def element(network: Network) -> str:
     return inet_ntop(FAMILY[network.version], network.network_address.packed)
 
 
-def timeout(seconds: float) -> str:
-    """Rounded up to whole milliseconds, so that a ban never ends early; capped at LONGEST. `seconds` is positive."""
-    milliseconds = math.ceil(min(seconds, LONGEST) * 1000)
-    days, milliseconds = divmod(milliseconds, 86_400_000)
-    return f"{days}d{milliseconds // 1000}s{milliseconds % 1000}ms"
+def milliseconds(seconds: float) -> int:
+    """Rounded up, so that a ban never ends early; capped at LONGEST. `seconds` is positive."""
+    return math.ceil(min(seconds, LONGEST) * 1000)
 
 
-# The statements. nft 1.0.6 wants every closing brace on its own line; one element a line keeps its messages short.
+# The statements. nft 1.0.6 wants every closing brace on its own line.
 
 
 def add_set(store: Store) -> str:
@@ -149,31 +161,6 @@ def frame(hooks: Iterable[str], chains: Mapping[str, bool]) -> str:
     return text
 
 
-def create(name: str, elements: Mapping[str, str]) -> str:
-    """Puts in elements (address -> timeout) of which none is there yet."""
-    return f"create element {TABLE} {name} {_braces(f'{each} timeout {time}' for each, time in elements.items())}"
-
-
-def replace(name: str, elements: Mapping[str, str]) -> str:
-    """Puts them in whether there or not. `add` alone leaves the old timeout on older kernels, silently."""
-    return clear(name, elements) + create(name, elements)
-
-
-def clear(name: str, elements: Iterable[str]) -> str:
-    """Takes them out whether there or not; needs room for them in a full set."""
-    elements = list(elements)
-    return f"add element {TABLE} {name} {_braces(elements)}{delete(name, elements)}"
-
-
-def delete(name: str, elements: Iterable[str]) -> str:
-    """Takes out elements that are all there."""
-    return f"delete element {TABLE} {name} {_braces(elements)}"
-
-
-def _braces(elements: Iterable[str]) -> str:
-    return "{\n" + ",\n".join(elements) + "\n}\n"
-
-
 class Listing(NamedTuple):
     """What a table holds. A set with a name of ours but another shape stands in `broken`, never in `stores`."""
 
@@ -193,11 +180,14 @@ class Refused(NamedTuple):
     bytes: int
 
 
-def held(store: Store, key: bytes, left: float | None) -> Held | None:
-    """The meaning of an element; None for one with bits beyond the set's width, which never matches a packet."""
-    base = (int.from_bytes(key, "big"), store.width)
-    try:
-        network: Network = IPv4Network(base) if store.version == 4 else IPv6Network(base)
-    except ValueError:
-        return None
-    return Held(Target(network, store.ports), left)
+def targets(store: Store, elements: Mapping[bytes, float | None]) -> list[Held]:
+    """The meaning of a set's elements, key -> seconds left; of one with bits beyond the set's width, which never
+    matches a packet, none."""
+    low = WIDEST[store.version] - store.width
+    end = f"/{store.width:d}" if low else ""
+    beyond = (1 << low) - 1
+    return [
+        Held(Target.named(address_text(key) + end, store.ports), left)
+        for key, left in elements.items()
+        if not low or not int.from_bytes(key, "big") & beyond
+    ]

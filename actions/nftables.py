@@ -1,4 +1,4 @@
-"""nftables: bans as elements of the kernel's hash sets, through libnftables inside this process.
+"""nftables: bans as elements of the kernel's hash sets; table, chains and rules by libnftables inside this process.
 
 Owns the table `inet denyspam` (its layout: `_ruleset.py`) and touches no other. Every element carries its own timeout,
 so bans end by themselves when the daemon is dead: the host fails open, never shut. A refused connection is answered
@@ -15,7 +15,7 @@ says what is held, so that the caller gives again what is missing. A ban given t
 call's time.
 
 Never: spawns a program; changes another table; passes text it was given to the kernel; reads a clock; lists elements
-outside `start` and `held`. What the kernel holds is read through netlink (`_netlink.py`), not through the library.
+outside `start` and `held`. What the kernel holds is read and filled through netlink (`_netlink.py`), not the library.
 
 Limits: one thread. libnftables ends the process when two threads share a context, so the first verb binds the object
 to its thread until `stop`, and a verb from another thread is a RuntimeError. The library prints to nobody: its output
@@ -39,9 +39,10 @@ from . import _ruleset as ruleset
 from ._ruleset import Refused, Store
 
 LIBRARY = "libnftables.so.1"
-BATCH = 10_000  # elements a transaction: 0.4 MB of netlink, 30 ms; the socket buffer is 4 MB at most unless forced
+BATCH = 10_000  # elements a transaction: 0.3 to 0.4 MB of netlink, 10 ms
 
 Result = TypeVar("Result")
+Carry = Callable[[Store, dict[bytes, int]], int]  # a transaction about elements; the kernel's errno
 
 # What the kernel says -> what the admin reads, and whether trying again is idle.
 REASONS = {
@@ -86,8 +87,9 @@ class Nftables:
         self._default = dict.fromkeys((Store(4, 32, ports), Store(6, ipv6_prefix, ports), Store(6, 128, ports)))
         for store in self._default:
             _check(store)
-        self._known: dict[Store, str] | None = None  # the sets that have a rule -> their names; None before start()
+        self._known: set[Store] | None = None  # the sets that have a rule; None before start()
         self._library: _Library | None = None
+        self._writer: _netlink.Writer | None = None
 
     def start(self) -> list[Held]:
         """Makes or mends table, chain, sets and rules in one transaction, and returns what the kernel holds."""
@@ -102,33 +104,33 @@ class Nftables:
         text += [ruleset.add_counter(store) for store in stores if store.name not in listing.counters]
         text += [ruleset.add_rules(store, hook, self._verdict) for store in stores for hook in self._hooks]
         self._must("".join(text))
-        self._known = {store: store.name for store in stores}
+        self._known = set(stores)
         return [held for elements in listing.stores.values() for held in elements]
 
     def ban(self, bans: Sequence[Ban], now: float) -> None:
         """Closes each ban's ports until its end; `now` in epoch seconds. A ban that is over already is no ban."""
         known = self._started()
-        groups: dict[Store, dict[str, str]] = {}
+        groups: dict[Store, dict[bytes, int]] = {}
         for ban in bans:
             left = ban.until - now
             if left > 0:
-                store = ruleset.store_of(ban.target)
-                groups.setdefault(store, {})[ruleset.element(ban.target.network)] = ruleset.timeout(left)
-        for store in groups.keys() - known.keys():
+                store, key = ruleset.place(ban.target)
+                groups.setdefault(store, {})[key] = ruleset.milliseconds(left)
+        for store in groups.keys() - known:
             _check(store)
             rules = "".join(ruleset.add_rules(store, hook, self._verdict) for hook in self._hooks)
             self._must(ruleset.add_set(store) + ruleset.add_counter(store) + rules)
-            known[store] = store.name
-        self._batches({known[store]: elements for store, elements in groups.items()}, self._put)
+            known.add(store)
+        self._batches(groups, self._put)
 
     def release(self, targets: Iterable[Target]) -> None:
         """Opens them at once. One that is not held is released already."""
         known = self._started()
-        groups: dict[str, dict[str, str]] = {}
+        groups: dict[Store, dict[bytes, int]] = {}
         for target in targets:
-            store = ruleset.store_of(target)
+            store, key = ruleset.place(target)
             if store in known:
-                groups.setdefault(known[store], {})[ruleset.element(target.network)] = ""
+                groups.setdefault(store, {})[key] = 0
         self._batches(groups, self._take)
 
     def held(self) -> list[Held]:
@@ -141,54 +143,65 @@ class Nftables:
             self._must(f"add table {ruleset.TABLE}\ndelete table {ruleset.TABLE}\n")
         if self._library is not None:
             self._library.close()
-        self._library = self._known = None
+        if self._writer is not None:
+            self._writer.close()
+        self._library = self._writer = self._known = None
 
     def holds(self, target: Target) -> bool:
         """Whether the kernel holds exactly this target now: one question. May be asked from any thread."""
-        store = ruleset.store_of(target)
-        return ruleset.valid(store) and _kernel(lambda: _netlink.element(store, target.network)) is not None
+        return ruleset.valid(ruleset.store_of(target)) and _kernel(lambda: _netlink.holds(target))
 
     def counters(self) -> list[Refused]:
         """Packets and bytes refused, by set, since it was made. Its cost does not grow with the number of bans. May be
         asked from any thread."""
         return _kernel(_netlink.counters)
 
-    def _batches(self, groups: Mapping[str, dict[str, str]], carry: Callable[[str, dict[str, str]], int]) -> None:
+    def _batches(self, groups: Mapping[Store, dict[bytes, int]], carry: Carry) -> None:
         """One set a transaction, so that a full one keeps nothing out of the others; the first error is raised last."""
         failed: ActionError | None = None
-        for name, elements in groups.items():
+        for store, elements in groups.items():
             rest = iter(elements.items())
             try:
                 while batch := dict(islice(rest, BATCH)):
-                    self._halving(name, batch, carry)
+                    self._halving(store, batch, carry)
             except ActionError as error:
                 failed = failed or error
         if failed is not None:
             raise failed
 
-    def _halving(self, name: str, batch: dict[str, str], carry: Callable[[str, dict[str, str]], int]) -> None:
-        code = carry(name, batch)
+    def _halving(self, store: Store, batch: dict[bytes, int], carry: Carry) -> None:
+        code = carry(store, batch)
         if code in SPLIT and len(batch) > 1:
             rest = iter(batch.items())
-            self._halving(name, dict(islice(rest, len(batch) // 2)), carry)
-            self._halving(name, dict(rest), carry)
+            self._halving(store, dict(islice(rest, len(batch) // 2)), carry)
+            self._halving(store, dict(rest), carry)
         elif code:
-            raise _refusal(code, self._said)
+            raise _refusal(code, os.strerror(code))
 
-    def _put(self, name: str, elements: dict[str, str]) -> int:
+    def _put(self, store: Store, elements: dict[bytes, int]) -> int:
         """New ones as a rule, in one statement; the three of `replace`, at twice the cost, where one is there."""
-        code = self._run(ruleset.create(name, elements))
-        # Thousands of EEXIST overflow the socket on the way back: the library then reports ENOBUFS alone.
-        return self._run(ruleset.replace(name, elements)) if code in (errno.EEXIST, errno.ENOBUFS) else code
+        code = self._write(lambda writer: writer.create(store, elements))
+        return self._write(lambda writer: writer.replace(store, elements)) if code == errno.EEXIST else code
 
-    def _take(self, name: str, elements: dict[str, str]) -> int:
+    def _take(self, store: Store, elements: dict[bytes, int]) -> int:
         """One that is absent, or whose set is, is released: ENOENT. `clear` needs room in the set, `delete` none."""
-        code = self._run(ruleset.delete(name, elements))
-        if len(elements) > 1 and code in (errno.ENOENT, errno.ENOBUFS):
-            code = self._run(ruleset.clear(name, elements))
+        code = self._write(lambda writer: writer.delete(store, elements))
+        if len(elements) > 1 and code == errno.ENOENT:
+            code = self._write(lambda writer: writer.clear(store, elements))
         return 0 if code == errno.ENOENT else code
 
-    def _started(self) -> dict[Store, str]:
+    def _write(self, transaction: Callable[[_netlink.Writer], None]) -> int:
+        """The kernel's errno, 0 where it took it."""
+        self._open().guard()
+        if self._writer is None:
+            self._writer = _kernel(_netlink.Writer)
+        try:
+            transaction(self._writer)
+        except OSError as error:
+            return error.errno or errno.EIO
+        return 0
+
+    def _started(self) -> set[Store]:
         if self._known is None:
             self.start()
         assert self._known is not None  # noqa: S101 - for the type checker
