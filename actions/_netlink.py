@@ -18,6 +18,7 @@ import gc
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from denyspam.events import Held, Target
@@ -37,6 +38,7 @@ MOST = 60_000  # bytes of elements in a message: the attribute that holds them h
 GET_CHAIN, GET_SET, GET_ELEMENTS, GET_GENERATION, GET_OBJECT = 4, 10, 13, 16, 19  # NFT_MSG_GET…
 INET = 1  # NFPROTO_INET
 ATTEMPTS = 100
+PAUSE = 0.01  # seconds; the kernel's worker moves 100,000 elements in less
 HEADERS = 20  # nlmsghdr and nfgenmsg
 SOCKET_BUFFER = 1 << 18  # bytes a recv may bring; the kernel sends 32 kB at a time at most
 
@@ -61,7 +63,7 @@ SUBSYSTEM = struct.pack(">H", 10)  # NFNL_SUBSYS_NFTABLES
 def _usual(size: int) -> tuple[struct.Struct, tuple[bytes, bytes, bytes]]:
     """How an element with a timeout and a key of `size` bytes is told: head, key, head and timeout, head, time left."""
     row = struct.Struct(f">12s{size}s4s8x4sQ")
-    key = ATTRIBUTE.pack(row.size, 0x8001) + ATTRIBUTE.pack(size + 8, 0x8001) + ATTRIBUTE.pack(size + 4, 1)
+    key = ATTRIBUTE.pack(row.size, 1) + ATTRIBUTE.pack(size + 8, 1) + ATTRIBUTE.pack(size + 4, 1)
     return row, (key, ATTRIBUTE.pack(12, 4), ATTRIBUTE.pack(12, 5))
 
 
@@ -258,7 +260,18 @@ def _chains() -> dict[str, bool]:
 
 
 def _elements(store: Store) -> list[Held]:
-    left: dict[bytes, float | None] = {}  # by key, since a dump may tell one twice while the hash table grows
+    for _ in range(ATTEMPTS):
+        left, told = _dump(store)
+        if len(left) == told:
+            break
+        time.sleep(PAUSE)  # while the hash table grows a dump tells some twice, and as many not at all
+    return ruleset.targets(store, left)
+
+
+def _dump(store: Store) -> tuple[dict[bytes, float | None], int]:
+    """Key -> seconds left of the set's elements, and how many were told."""
+    left: dict[bytes, float | None] = {}
+    told = 0
     usual, heads = USUAL[store.version]
     for found in _all(GET_ELEMENTS, {LIST_TABLE: NAME, LIST_SET: store.name.encode() + b"\0"}):
         body = found.get(LIST_ELEMENTS, b"")
@@ -267,13 +280,15 @@ def _elements(store: Store) -> list[Held]:
             rows = list(usual.iter_unpack(body))
             if all((first, second, third) == heads for first, _, second, third, _ in rows):
                 left.update((key, end / 1000) for _, key, _, _, end in rows)
+                told += len(rows)
                 continue
         for each in _list(body):
             element = _attributes(each)
             rest = element.get(ELEMENT_EXPIRATION)
             key = element[ELEMENT_KEY][ATTRIBUTE.size :]  # one nested attribute, DATA_VALUE
             left[key] = None if rest is None else LONG.unpack(rest)[0] / 1000
-    return ruleset.targets(store, left)
+            told += 1
+    return left, told
 
 
 def _all(message: int, attributes: dict[int, bytes], dump: bool = True) -> list[dict[int, bytes]]:

@@ -34,7 +34,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from socket import AF_INET, AF_INET6, inet_ntoa, inet_ntop, inet_pton
 from typing import NamedTuple
 
 from denyspam.events import Held, Network, Target, address_text
@@ -186,8 +186,12 @@ def targets(store: Store, elements: Mapping[bytes, float | None]) -> list[Held]:
     low = WIDEST[store.version] - store.width
     end = f"/{store.width:d}" if low else ""
     beyond = (1 << low) - 1
+    ports = store.ports
+    if not end:
+        text = address_text if store.version == 6 else inet_ntoa
+        return [Held(Target.named(text(key), ports), left) for key, left in elements.items()]
     return [
-        Held(Target.named(address_text(key) + end, store.ports), left)
+        Held(Target.named(address_text(key) + end, ports), left)
         for key, left in elements.items()
-        if not low or not int.from_bytes(key, "big") & beyond
+        if not int.from_bytes(key, "big") & beyond
     ]

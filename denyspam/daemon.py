@@ -77,6 +77,7 @@ class Daemon:
         self.releases = 0
         self._rows: dict[Target, _Open] = {}
         self.pending: set[Target] = set()  # of those, the ones that the firewall has not taken yet
+        self._unconfirmed: set[Target] = set()  # of those, the ones that the ledger still calls pending
         self._said_fault = False
         self._retry = 0.0  # when a ledger that failed is written again, by time.monotonic()
         self._done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -113,8 +114,6 @@ class Daemon:
         # A bug must end the process, for the supervisor to start a sound one: wherever the loop would only log it.
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self._broke(context.get("exception")))
         drift = self._ear()  # before the first look at the kernel, so that no change falls in between
-        held = await self.enforcer.start()
-        looked = time.time()
         control = Server(settings.socket, settings.group, Answers(self).answer)
         scheduler = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
         watch: Watch | None = None
@@ -124,8 +123,12 @@ class Daemon:
             except OSError as error:
                 raise Unavailable(f"the socket {settings.socket} cannot be made: {error.strerror or error}") from error
             self._save()
+            # Both take their time, on two cores: the kernel's list and the ledger's.
+            starting = asyncio.create_task(self.enforcer.start())
+            await asyncio.sleep(0)
             self._remember()
-            self._restore(held, looked)
+            held = await starting
+            self._restore(held, self.enforcer.looked)
             await self._recall()
             if self._done.done():  # stopped meanwhile: nothing may be decided on counters half rebuilt
                 return await self._done
@@ -210,6 +213,7 @@ class Daemon:
                 self._rows[row.ban.target] = _Open(row.id, self.judge.active[row.ban.target])
                 if row.state == "pending":
                     self.pending.add(row.ban.target)
+                    self._unconfirmed.add(row.ban.target)
         self._expire()
         self._release_spared("never banned by the configuration as it is now")
 
@@ -261,7 +265,7 @@ class Daemon:
 
     def _mended(self, held: Sequence[Held]) -> None:
         """Our part of the firewall was made anew or looked at: what it holds must be what we hold."""
-        missing = self._restore(held, time.time())
+        missing = self._restore(held, self.enforcer.looked)
         ours = {*self.judge.active, *self.enforcer.ordered}
         unknown = [one.target for one in held if one.target not in ours]
         self.enforcer.release(unknown)
@@ -382,6 +386,7 @@ class Daemon:
             held = holds or ban._replace(evidence=())
             self._rows[target] = _Open(self.ledger.decide(ban), held)
             self.pending.add(target)
+            self._unconfirmed.add(target)
             fresh.append(held)
             said.append(self._sentence(ban))
         self.bans += len(bans)
@@ -402,9 +407,9 @@ class Daemon:
 
     def _confirm(self, targets: set[Target]) -> None:
         self.pending -= targets
-        for target in targets:
-            if target in self._rows:
-                self.ledger.confirm(self._rows[target].row)
+        for target in targets & self._unconfirmed:
+            self.ledger.confirm(self._rows[target].row)
+        self._unconfirmed -= targets
         self._commit()
 
     # --- ends -----------------------------------------------------------------------------------------------------
@@ -413,6 +418,7 @@ class Daemon:
         """End the target's open row, where it has one."""
         row = self._rows.pop(target, None)
         self.pending.discard(target)
+        self._unconfirmed.discard(target)
         if row is not None:
             self.ledger.end(row.row, state, now, note)
         return row

@@ -58,12 +58,13 @@ class Enforcer:
         self._tending: asyncio.Task[None] | None = None
         self._suspect = False
         self._looked = (-LONGEST_WAIT, 0.0)  # when the last look began, and how long it took
+        self.looked = 0.0  # when the firewall held what start() or `mended` told, by `clock`
         self._ending: set[Target] | None = set() if end_sessions else None  # None: it is not wanted or cannot be done
         self._enders = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sessions")
 
     async def start(self) -> list[Held]:
         """What the kernel already holds. Raises ActionError."""
-        held = list(await self._call(self._action.start))
+        held = list(await self._call(self._begin))
         self._task = asyncio.create_task(self._run())
         return held
 
@@ -198,14 +199,22 @@ class Enforcer:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def _begin(self) -> Sequence[Held]:
+        held = self._action.start()
+        self.looked = self._clock()
+        return held
+
     def _carry(self, orders: dict[Target, Ban | None], afresh: bool) -> list[Held] | None:
         """In the action's thread. What is held then, where the action had to be started again."""
-        held = {one.target: one for one in self._action.start()} if afresh else None
+        held = {one.target: one for one in self._begin()} if afresh else None
         released = [target for target, ban in orders.items() if ban is None]
         if released:
             self._action.release(released)
         bans = [ban for ban in orders.values() if ban is not None]
         now = self._clock()
+        if held is not None:  # all of it told as it is now
+            passed, self.looked = now - self.looked, now
+            held = {target: Held(target, left and left - passed) for target, (_, left) in held.items()}
         if bans:
             self._action.ban(bans, now)
         if held is None:

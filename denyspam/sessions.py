@@ -24,9 +24,9 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
-from denyspam.events import ActionError, Target
+from denyspam.events import ActionError, Target, address_text
 
 NETLINK_SOCK_DIAG = 4
 TCPDIAG_GETSOCK, SOCK_DESTROY = 18, 21
@@ -61,12 +61,17 @@ def close(targets: Iterable[Target]) -> int:
 
     ActionError where the kernel refuses, permanent where asking again cannot help.
     """
-    wanted = _Wanted(targets)
-    if not wanted.ports:
+    targets = set(targets)
+    ports = sorted({port for each in targets for port in each.ports})
+    if not ports:
         return 0
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as netlink:
-            found = [each for each, peer in _sockets(netlink, wanted.ports) if peer in wanted]
+            there = list(_sockets(netlink, ports))
+            if not there:
+                return 0
+            wanted = _Wanted(targets)
+            found = [each for each, peer in there if peer in wanted]
             return sum(_destroy(netlink, found[start : start + BATCH]) for start in range(0, len(found), BATCH))
     except OSError as error:
         code = error.errno or 0
@@ -75,24 +80,25 @@ def close(targets: Iterable[Target]) -> int:
 
 
 class _Wanted:
-    """Whose sockets: one set lookup per prefix length in use, whatever the number of targets and sockets."""
+    """Whose sockets: for each of them one name a prefix length in use, looked up whatever the number of targets."""
 
-    def __init__(self, targets: Iterable[Target]) -> None:
-        # (family, port) -> bits below the prefix -> the prefixes
-        self._prefixes: dict[tuple[int, int], dict[int, set[int]]] = {}
-        for target in targets:
-            network = target.network
-            low = network.max_prefixlen - network.prefixlen
-            prefix = int(network.network_address) >> low
-            for port in target.ports:
-                self._prefixes.setdefault((network.version, port), {}).setdefault(low, set()).add(prefix)
-        self.ports = sorted({port for _, port in self._prefixes})
+    def __init__(self, targets: Collection[Target]) -> None:
+        self._targets = targets
+        kinds = {(":" in name, name.partition("/")[2], ports) for name, ports in targets}
+        self._kinds = [
+            (6 if wide else 4, (128 if wide else 32) - int(width) if width else 0, width and f"/{width}", ports)
+            for wide, width, ports in kinds
+        ]
 
     def __contains__(self, peer: tuple[int, int, int]) -> bool:
         """Of the version, the local port and the remote address."""
         version, port, address = peer
-        prefixes = self._prefixes.get((version, port), {})
-        return any(address >> low in those for low, those in prefixes.items())
+        for each, low, end, ports in self._kinds:
+            if each == version and port in ports:
+                base = (address >> low << low).to_bytes(4 if version == 4 else 16, "big")
+                if (address_text(base) + end, ports) in self._targets:
+                    return True
+        return False
 
 
 def _sockets(netlink: socket.socket, ports: list[int]) -> Iterator[tuple[tuple[int, bytes], tuple[int, int, int]]]:
