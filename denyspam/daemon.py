@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import grp
 import heapq
 import logging
 import os
 import signal
 import sqlite3
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -49,6 +51,7 @@ SLICE = 0.02  # seconds of reading before the loop may do something else, such a
 PIECE = 65_536  # bytes of a log read at once: some 10 ms of a hostile log
 DRIFT = 2.0  # seconds the kernel's time left may differ from ours before it is set anew
 RETRY = 0.9  # seconds between two tries to write a ledger that fails: below a tick, so that each one tries
+SWITCH = 0.0005  # seconds a thread may keep the others waiting; Python's 5 ms would stand between a ban and the kernel
 TOLD = 500  # decisions in one write to the log
 Loaded = tuple[Settings, dict[str, list[Filter]]]
 
@@ -113,6 +116,8 @@ class Daemon:
         settings = self.settings
         # A bug must end the process, for the supervisor to start a sound one: wherever the loop would only log it.
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self._broke(context.get("exception")))
+        # What is made from here on stays: looking for garbage among a million bans takes a second, again and again.
+        gc.disable()
         drift = self._ear()  # before the first look at the kernel, so that no change falls in between
         control = Server(settings.socket, settings.group, Answers(self).answer)
         scheduler = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
@@ -128,7 +133,7 @@ class Daemon:
             await asyncio.sleep(0)
             self._remember()
             held = await starting
-            self._restore(held, self.enforcer.looked)
+            self._restore(held)
             await self._recall()
             if self._done.done():  # stopped meanwhile: nothing may be decided on counters half rebuilt
                 return await self._done
@@ -143,6 +148,8 @@ class Daemon:
             self._upkeep = scheduler.add_job(self._minutely, "interval", minutes=1, args=(drift,))
             scheduler.add_listener(lambda event: self._broke(event.exception), EVENT_JOB_ERROR)
             scheduler.start()
+            gc.freeze()
+            gc.enable()
             self.ready = True
             self._tick(watch)
             bans, logs = show.count(len(self.judge.active), "ban"), show.count(len(self.logs), "log")
@@ -156,6 +163,8 @@ class Daemon:
     ) -> None:
         """Let go of everything, in the opposite order; the bans stay in the kernel, unless it is to be flushed."""
         self.ready = False
+        gc.unfreeze()
+        gc.enable()
         if self._ticker is not None:
             self._ticker.cancel()
         if scheduler.running:
@@ -221,7 +230,7 @@ class Daemon:
         spared = {
             target: ban
             for target, ban in self.judge.active.items()
-            if ban.rule != FORCED and self.judge.spared(target.network)
+            if ban.rule != FORCED and self.judge.spared_target(target)
         }
         if spared:
             self.end(spared, "denyspam", why)
@@ -246,13 +255,14 @@ class Daemon:
                 pause = time.monotonic() + SLICE
         self.judge.settle()
 
-    def _restore(self, held: Sequence[Held], looked: float) -> int:
+    def _restore(self, held: Sequence[Held]) -> int:
         """Give the kernel what it lacked when it was looked at; how many of those bans it had taken before."""
         left = {one.target: one.left for one in held}
+        start, end = self.enforcer.looked
         lacking = []
         for target, ban in self.judge.active.items():
             there = left.get(target, -1.0)
-            if there is not None and abs(there - (ban.until - looked)) > DRIFT:
+            if there is not None and not ban.until - end - DRIFT <= there <= ban.until - start + DRIFT:
                 lacking.append(ban)
         before = len(self.pending)
         self.pending.update(ban.target for ban in lacking)
@@ -265,7 +275,7 @@ class Daemon:
 
     def _mended(self, held: Sequence[Held]) -> None:
         """Our part of the firewall was made anew or looked at: what it holds must be what we hold."""
-        missing = self._restore(held, self.enforcer.looked)
+        missing = self._restore(held)
         ours = {*self.judge.active, *self.enforcer.ordered}
         unknown = [one.target for one in held if one.target not in ours]
         self.enforcer.release(unknown)
@@ -612,6 +622,7 @@ def flush(settings: Settings) -> int:
 
 
 async def _run(conf: str, loaded: Loaded, ledger: Ledger, flush: bool) -> None:
+    sys.setswitchinterval(SWITCH)
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()  # to stop: also by a signal between two runs
 

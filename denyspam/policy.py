@@ -144,6 +144,14 @@ class Judge:
         """Whether loopback, an own address or an allowed one lies in `network`, or it in one of them."""
         return _until(*_numbers(network), self._spared) > 0.0
 
+    def spared_target(self, target: Target) -> bool:
+        """spared() of its network, for a hundred thousand of them: a fifth of the time."""
+        host, _, width = target.name.partition("/")
+        version, family, most = (6, AF_INET6, 128) if ":" in host else (4, AF_INET, 32)
+        length = int(width) if width else most
+        bits = int.from_bytes(inet_pton(family, host), "big") >> (most - length)
+        return _until(version, bits, length, self._spared) > 0.0
+
     def network(self, address: str, prefix: int | None = None) -> Network | None:
         """What is counted and banned for this client; None where it is spared."""
         name = self._find_key(address, prefix)
