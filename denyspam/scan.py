@@ -18,10 +18,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from denyspam.events import CLIENT, HARMLESS, Finding, Hint
-from denyspam.filter import NO_QUEUE, REPEATED, TAGS, Filter, Reader, canonical
+from denyspam.filter import NO_QUEUE, REPEATED, TAGS, Filter, Reader, Sample, canonical
 from denyspam.pattern import ENDINGS, IGNORE, Pattern, Words
 from denyspam.stamp import Stamps
 from denyspam.tree import Tree
@@ -40,16 +40,22 @@ TAGGED = frozenset(bytes([one]) for one in b"[m0123456789")  # what TAGS begin w
 Search = Callable[[bytes], Sequence[tuple[int, int]]]  # (the end of a needle, its number), in this order
 
 
-def needles(patterns: Sequence[Pattern], usual: Sequence[bytes]) -> tuple[bytes, ...]:
+def needles(patterns: Sequence[Pattern], dull: Sequence[Sample]) -> tuple[bytes, ...]:
     """Needles for these patterns: rare ones, and of those few.
 
-    How rare a text is, the `usual` lines tell: samples of what is not wanted. Of a pattern's rarest texts that one is
+    How rare a text is, the `dull` samples tell: those of what is not wanted. Of a pattern's rarest texts that one is
     taken which serves most patterns, the longer where equal, and again.
     """
-    common = b"\n".join(usual)
+    usual = b"\n".join(each.line for each in dull if each.kind in ("accept", CLIENT))
+    other = b"\n".join(each.line for each in dull if each.kind not in ("accept", CLIENT))
+
+    @cache
+    def frequency(text: bytes) -> int:
+        return USUAL * usual.count(text) + other.count(text)
+
     waiting: list[tuple[list[Words], tuple[Words, ...]]] = []
     for pattern in patterns:
-        counts = {texts: sum(map(common.count, texts)) for texts in pattern.needles if _shortest(texts) >= SHORTEST}
+        counts = {texts: sum(map(frequency, texts)) for texts in pattern.needles if _shortest(texts) >= SHORTEST}
         rarest = min(counts.values())
         waiting.append(([texts for texts, count in counts.items() if count == rarest], pattern.needles))
     chosen: set[bytes] = set()
@@ -57,7 +63,7 @@ def needles(patterns: Sequence[Pattern], usual: Sequence[bytes]) -> tuple[bytes,
         served = Counter(texts for rare, _ in waiting for texts in rare)
         best = max(served.items(), key=lambda each: (each[1], _shortest(each[0]), each[0]))
         chosen.update(best[0])
-        waiting = [each for each in waiting if not any(_served(texts, chosen) for texts in each[1])]
+        waiting = [each for each in waiting if not any(_served(texts, best[0], chosen) for texts in each[1])]
     return tuple(sorted(one for one in chosen if not any(other in one for other in chosen - {one})))
 
 
@@ -66,9 +72,11 @@ def _first(pattern: Pattern) -> bool:
     return pattern.pieces[0].startswith(b"(?P<id>") and pattern.pieces[1:2] == (b":",)
 
 
-def _served(texts: Words, chosen: set[bytes]) -> bool:
-    """Whether each of `texts` holds a needle, so that a line that holds one of them does."""
-    return all(any(needle in text for needle in chosen) for text in texts)
+def _served(texts: Words, fresh: Words, chosen: set[bytes]) -> bool:
+    """Whether each of `texts` holds a needle, some of them a `fresh` one."""
+    return any(needle in text for text in texts for needle in fresh) and all(
+        any(needle in text for needle in chosen) for text in texts
+    )
 
 
 def _shortest(texts: Words) -> int:
@@ -90,8 +98,7 @@ def _search(filters: tuple[Filter, ...], brief: bool) -> tuple[Search, int, tupl
         guessed = [each for each in clients if _first(each)]
         firm += [each for each in clients if not _first(each)]
     samples = [each for found in filters for each in found.samples if each.kind is None or each.kind in dull]
-    usual = [each.line for each in samples for _ in range(USUAL if each.kind in ("accept", CLIENT) else 1)]
-    firm_needles, hints = needles(firm, usual), needles(guessed, usual)
+    firm_needles, hints = needles(firm, samples), needles(guessed, samples)
     behind = tuple(each.needles[0][0] for each in guessed)
     lengths = tuple(len(text) if any(each.startswith(text) for each in behind) else 0 for text in hints)
     every = (*firm_needles, *hints)
