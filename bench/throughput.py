@@ -33,8 +33,8 @@ ROUNDS = 3
 SHARES = (0.0, 0.03, 0.1, 0.3)
 FAIL2BAN = {"postfix": "postfix.conf", "exim": "exim.conf", "sendmail": "sendmail-reject.conf"}
 EVENTS = (*measure.DENYSPAM, "events", "--json", "-c", os.devnull)
-SECONDS = 1.0  # of CPU that one run for the ratio should take: enough for its noise to be small
-FEWEST, MOST = 20_000, 600_000  # lines for that
+SECONDS = 0.6  # of CPU that one run for the ratio should take: enough for its noise to be small
+FEWEST, MOST = 20_000, 300_000  # lines for that
 
 EXPECTED = measure.ROOT / "bench/expected.json"
 
