@@ -135,7 +135,7 @@ class Reader:
         self.bad_time = 0
         self._filters = tuple(filters)
         self._stamps = stamps
-        self._bare = tuple(found for found in filters if found.bare)
+        self.bare = tuple(found for found in filters if found.bare)
         self._by_program: dict[bytes, tuple[Filter, ...]] = {}
 
     def read(self, line: bytes, now: float) -> Reading | None:
@@ -189,7 +189,7 @@ class Reader:
                 takers = self._takers(program)
             if takers or groups.get("pid") or groups.get("alone"):
                 return (groups["host"] or b"").decode("utf-8", "replace"), takers, header.end()
-        return "", self._bare, start
+        return "", self.bare, start
 
     def _reading(  # noqa: PLR0917
         self, time: float | None, host: str, found: Filter, pattern: Pattern, match: re.Match[bytes], count: int

@@ -81,13 +81,18 @@ class Stamps:
     def read(self, line: bytes, now: float) -> tuple[float | None, int]:
         """(epoch seconds or None, offset of the first byte after the stamp and its blank; 0: there is no stamp).
 
-        The two usual forms in an hour that is known already cost two look-ups; `parse` reads any.
+        The usual forms in an hour that is known already cost two look-ups; `parse` reads any.
         """
         if line[15:16] == b" ":
             hour = self._hours.get(line[:10])
             passed = _PASSED.get(line[10:15])
             if hour is not None and passed is not None and now - CERTAIN < hour + passed <= now + AHEAD:
                 return hour + passed, 16
+        elif line[19:20] == b" " and line[20:21] not in _SIGNS:
+            hour = self._hours.get(line[:14])
+            passed = _PASSED.get(line[14:19])
+            if hour is not None and passed is not None and hour + passed <= now + AHEAD:
+                return hour + passed, 20
         elif line[13:14] == b":":
             end = line.find(b" ", 19, 42)
             rest = line[19:end]  # of a fraction and a zone

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from denyspam.events import CLIENT
 from denyspam.pattern import Pattern, compiled
 
 _GROUP = re.compile(rb"\((?:\?P(?:<(?P<name>\w+)>|=(?P<again>\w+)\)))")
@@ -80,6 +81,7 @@ class Tree:
             _insert(root, pattern.pieces, number)
         self._patterns = patterns
         self._groups = 0
+        self.clients = tuple(pattern for _, pattern in patterns if pattern.kind == CLIENT)
         self.stops = tuple({pattern.stop for _, pattern in patterns if pattern.stop})
         leaves: dict[int, Leaf] = {}
         self.match = re.compile(self._write(root, {}, leaves), re.DOTALL).match
