@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the answer is no, 2 usage or a log that cannot be read, 69
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import json
 import os
@@ -479,6 +480,7 @@ def _events(asked: argparse.Namespace) -> int:
     from denyspam import replay
     from denyspam.plugins import Filters
 
+    gc.disable()  # a hundred thousand events a second, and none in a cycle: a tenth of the time
     try:
         filters = Filters(asked.conf or CONF).named(asked.filters)
     except LookupError as error:
@@ -516,6 +518,7 @@ def _replay(asked: argparse.Namespace) -> int:
     from denyspam import host, replay
     from denyspam.plugins import load
 
+    gc.disable()  # as in _events
     settings, logs = load(asked.conf or CONF)
     judge = settings.judge(host.own_addresses())
     every = list({each.name: each for filters in logs.values() for each in filters}.values())

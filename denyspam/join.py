@@ -21,11 +21,14 @@ from typing import NamedTuple
 
 from denyspam.events import CLIENT, HARMLESS, VERDICTS, Event, Finding, Hint
 
+made = tuple.__new__  # an event of the values of another, at a third of what _replace() takes
+
 HOUR = 3600.0  # seconds
 REACH = 32 << 20  # bytes
 CLIENTS = 500_000
 WAITING = 100_000
 SWEEP = 65_536
+THIN = 64  # hints
 ONCE = frozenset((*VERDICTS, "accept"))
 
 
@@ -67,6 +70,7 @@ class Join:
         self._hints: OrderedDict[str, tuple[Hint, float, int]] = OrderedDict()  # unread, with their times and positions
         self._known: set[str] = set()  # the queue ids of what was read: all of those below, and some forgotten ones
         self._sweep = SWEEP  # when the forgotten ones are to go
+        self._fresh = 0  # hints that came since the last look for old ones
         self._told: OrderedDict[tuple[str, str, str], float] = OrderedDict()  # (host, id, kind) -> last telling
         self._waiting: dict[tuple[str, str], list[_Offence]] = {}
         self._count = 0  # offences in _waiting
@@ -88,7 +92,13 @@ class Join:
             log = self._logs[finding.file] = _Log()
         log.position = position
         if isinstance(finding, Hint):
-            return self._hint(finding, log)
+            if finding.queue_id in self._known or finding.queue_id in self._hints:
+                return self._hint(finding, log)
+            self._hints[finding.queue_id] = finding, log.time, position
+            self._fresh += 1
+            if self._fresh == THIN:
+                self._thin()
+            return ()
         time = finding.time
         if time is None:
             time = log.time
@@ -125,13 +135,9 @@ class Join:
         return () if finding.kind in HARMLESS else self._wait(_Offence(key, time, finding), log)
 
     def _hint(self, hint: Hint, log: _Log) -> Sequence[Event]:
-        queue_id = hint.queue_id
-        if queue_id in self._hints:  # the later one may be a client's own words
-            self._ask(queue_id)
-        elif queue_id not in self._known:
-            self._hints[queue_id] = hint, log.time, log.position
-            self._thin(hint.file, log.position - REACH)
-            return ()
+        """A line for an id that is known, or hinted at before: the later one may be a client's own words."""
+        if hint.queue_id in self._hints:
+            self._ask(hint.queue_id)
         finding = hint.read(hint)
         return () if finding is None else self.feed(finding, log.position)
 
@@ -144,11 +150,14 @@ class Join:
             client = _Client(finding.address, time if finding.time is None else finding.time, finding.file, position)
             self._remember((finding.host, queue_id), client)
 
-    def _thin(self, file: str, reached: int) -> None:
-        """Let go of hints out of reach, or above the bound: as in `_remember`."""
-        for _ in range(2):
+    def _thin(self) -> None:
+        """Let go of hints out of reach, or above the bound; twice as many at most as came since the last time."""
+        self._fresh = 0
+        for _ in range(2 * THIN):
+            if not self._hints:
+                break
             hint, _, position = self._hints[next(iter(self._hints))]
-            if len(self._hints) <= self._bounds[0] and (hint.file != file or position >= reached):
+            if len(self._hints) <= self._bounds[0] and self._logs[hint.file].position - position <= REACH:
                 break
             del self._hints[hint.queue_id]
 
@@ -233,5 +242,5 @@ class Join:
 def _settled(finding: Finding, address: str | None) -> Sequence[Event]:
     """The finding with its address; N times over where its line says so."""
     if finding.times != 1 or finding.address != address:
-        return (finding._replace(address=address, times=1),) * finding.times
+        return (made(Event, (*finding[:2], address, *finding[3:-1], 1)),) * finding.times
     return (finding,)

@@ -239,15 +239,17 @@ class Scanner:
                 if tags["repeated"]:
                     return self._slowly(line, offset, number, now)
                 start = tags.end()
-        match = tree.match(line, start)
-        if match is None:
+        match, leaves = tree.match(line, start), tree.leaves
+        while match is not None:
+            kind, name, ip, queue, user, times, said, stops, word, ending, rest = leaves[match.lastindex or 0]
+            if ending is None or ending.match(line[: match.end() - 1 : -1]):
+                break
+            match, leaves = rest().match(line, start), rest().leaves
+        else:
             for stop in tree.stops:
                 if line.count(stop) > 1 or line.count(stop[:1]) > ENDINGS:
                     return self._slowly(line, offset, number, now)
             return None
-        kind, name, ip, queue, user, times, said, stops, word, ending = tree.leaves[match.lastindex or 0]
-        if ending is not None and not ending.match(line[: match.end() - 1 : -1]):
-            return self._slowly(line, offset, number, now)
         if said and match.start(said) >= 0:
             after = match.end(ip)
             for stop in stops:

@@ -10,8 +10,9 @@ so that no line can fit both. A line where {said} could end twice is left to the
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import NamedTuple
 
 from denyspam.events import CLIENT
@@ -41,7 +42,8 @@ class Leaf(NamedTuple):
     said: int
     stops: tuple[bytes, ...]  # where none of these follows the address, {said} ended at the only place it could,
     word: bool  # and, with `word`, where none of them stands in it
-    ending: re.Pattern[bytes] | None  # what must stand at the line's end; over the line read backwards
+    ending: re.Pattern[bytes] | None  # what must stand at the line's end, over the line read backwards; if it does not:
+    rest: Callable[[], Tree]  # the patterns after this one
 
 
 def _literal(piece: bytes) -> bool:
@@ -85,7 +87,7 @@ class Tree:
         self.stops = tuple({pattern.stop for _, pattern in patterns if pattern.stop})
         leaves: dict[int, Leaf] = {}
         self.match = re.compile(self._write(root, {}, leaves), re.DOTALL).match
-        nothing = Leaf("", "", 0, 0, 0, 0, 0, (), False, None)
+        nothing = Leaf("", "", 0, 0, 0, 0, 0, (), False, None, lambda: self)
         self.leaves = [leaves.get(group, nothing) for group in range(self._groups + 1)]
 
     def _write(self, node: _Node, groups: dict[bytes, int], leaves: dict[int, Leaf]) -> bytes:
@@ -98,7 +100,8 @@ class Tree:
             )
             stops = (pattern.stop, b")") if pattern.word[0] else (pattern.stop,)
             ending = None if pattern.ending is None else compiled(pattern.ending)
-            leaf = Leaf(pattern.kind, name, ip, queue_id, user, times, said, stops, bool(pattern.word[0]), ending)
+            rest = cache(partial(Tree, self._patterns[node.leaf + 1 :]))
+            leaf = Leaf(pattern.kind, name, ip, queue_id, user, times, said, stops, bool(pattern.word[0]), ending, rest)
             leaves[self._groups] = leaf
             return b"()"
         piece, groups = node.piece, dict(groups)
