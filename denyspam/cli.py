@@ -477,7 +477,7 @@ _quoted_once = lru_cache(maxsize=64)(_quoted)
 
 
 def _events(asked: argparse.Namespace) -> int:
-    from denyspam import replay
+    from denyspam import cores, replay
     from denyspam.plugins import Filters
 
     gc.disable()  # a hundred thousand events a second, and none in a cycle: a tenth of the time
@@ -489,7 +489,7 @@ def _events(asked: argparse.Namespace) -> int:
     sources = [replay.Source(path, filters, zone, asked.year) for path in _readable(asked.files)]
     form = _event_json if asked.json else _event_line
     try:
-        for event in replay.events(sources, harmless=asked.all):
+        for event in cores.events(sources, harmless=asked.all):
             sys.stdout.write(form(event, zone))
     except replay.Unreadable as error:
         raise Failed(str(error), USAGE) from error
@@ -515,7 +515,7 @@ def _event_line(event: Event, zone: tzinfo) -> str:
 
 
 def _replay(asked: argparse.Namespace) -> int:
-    from denyspam import host, replay
+    from denyspam import cores, host, replay
     from denyspam.plugins import load
 
     gc.disable()  # as in _events
@@ -540,7 +540,7 @@ def _replay(asked: argparse.Namespace) -> int:
     count = 0
     with _Progress(asked.files) as progress:
         try:
-            for ban in replay.bans(judge, replay.events(sources, progress.advance, copies=False)):
+            for ban in replay.bans(judge, cores.events(sources, progress.advance, copies=False)):
                 count += 1
                 row = {
                     "time": ban.since,

@@ -44,22 +44,30 @@ class Unreadable(Exception):
     """A log cannot be read; the message names it."""
 
 
-def findings(
-    source: Source, progress: Callable[[int], object] = lambda _: None, *, harmless: bool = False
-) -> Iterator[tuple[float, Finding | Hint, int]]:
-    """(the newest time so far, finding, offset) of a file in the order of its lines. Raises Unreadable.
+# Of one log, in its order: (the newest time so far, finding, offset)
+Stream = Iterator[tuple[float, Finding | Hint, int]]
+
+
+def scanner(source: Source, harmless: bool) -> Scanner:
+    """What reads the lines of `source`."""
+    return Scanner(
+        source.filters, source.path, Stamps(source.zone, source.year, arrival=source.arrival), brief=not harmless
+    )
+
+
+def findings(source: Source, progress: Callable[[int], object] = lambda _: None, *, harmless: bool = False) -> Stream:
+    """What a file says. Raises Unreadable.
 
     `progress` is told bytes of the file as they are read (compressed ones as they are on the disk).
     """
     with _opened(source.path) as raw:
-        stamps = Stamps(source.zone, source.year, arrival=source.arrival)
-        scanner = Scanner(source.filters, source.path, stamps, brief=not harmless)
+        reader = scanner(source, harmless)
         buffer = LineBuffer()
         now = time.time() if raw is sys.stdin.buffer else os.fstat(raw.fileno()).st_mtime
         clock = 0.0
         for chunk in _chunks(raw, source.path, progress):
             for lines in buffer.feed(chunk) if chunk else buffer.flush():
-                for finding in scanner.feed(lines.data, lines.offset, lines.number, now):
+                for finding in reader.feed(lines.data, lines.offset, lines.number, now):
                     if isinstance(finding, Event) and finding.time is not None and finding.time > clock:
                         clock = finding.time
                     yield clock, finding, finding.offset
@@ -77,8 +85,12 @@ def events(
     With `harmless` those of kind accept and defer too.
     Without `copies` a line that stands in two of the logs is taken once, as the daemon does.
     """
+    return merged([findings(source, progress, harmless=harmless) for source in sources], copies=copies)
+
+
+def merged(streams: Sequence[Stream], *, copies: bool) -> Iterator[Event]:
+    """The events of these streams; see `events`."""
     join = Join()
-    streams = [findings(source, progress, harmless=harmless) for source in sources]
     once = None if copies or len(streams) < 2 else Copies()
     for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]) if len(streams) > 1 else streams[0]:
         if once is None or not once.is_copy(finding):

@@ -215,13 +215,14 @@ class Scanner:
                 return
             queue_id = line[start : line.find(b":", start, start + 33)]
             if 5 <= len(queue_id) <= 32 and queue_id.isalnum():
-                found.append(Hint(queue_id.decode("ascii"), self._file, offset, line, now, self._answer))
+                found.append(Hint(queue_id.decode("ascii"), self._file, offset, line, now, self.answer))
                 return
         finding = self._read(line, offset, 0, now)
         if finding is not None:
             found.append(finding)
 
-    def _answer(self, hint: Hint) -> Finding | None:
+    def answer(self, hint: Hint) -> Finding | None:
+        """The client line that a hint of ours is; None where it is none after all."""
         finding = self._read(hint.text, hint.offset, 0, hint.now)
         return finding if finding is not None and finding.kind == CLIENT else None
 

@@ -1,0 +1,138 @@
+"""cores: several logs read at once, each on a core of its own. Edge: processes, and a temporary folder.
+
+Scanning is most of the work and needs no other log; joining and deciding need all of them in the order of time, and
+stay here. What a worker finds goes to a file, batch by batch, and is taken from there when its time comes: so no log
+waits for another, and memory stays flat however far apart they are. Worth it for large files only: a process costs half
+a second to start.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing import get_context
+from typing import Any, BinaryIO
+
+from denyspam import replay
+from denyspam.events import Event, Hint
+from denyspam.replay import Source, Stream, Unreadable
+
+LEAST = 64 << 20  # bytes of all logs together: below it, one core has read them before the others have started
+BATCH = 2_000  # findings written at once
+PAUSE = 0.01  # seconds between two looks for more
+
+
+def events(
+    sources: Sequence[Source],
+    progress: Callable[[int], object] = lambda _: None,
+    *,
+    copies: bool = True,
+    harmless: bool = False,
+    least: int = LEAST,
+) -> Iterator[Event]:
+    """As `replay.events`, event by event, with as many cores as there are and as it is worth."""
+    cores = min(len(sources), len(os.sched_getaffinity(0)))
+    if cores < 2 or _size(sources) < least:
+        yield from replay.events(sources, progress, copies=copies, harmless=harmless)
+        return
+    with (
+        ProcessPoolExecutor(cores, get_context("spawn")) as pool,
+        tempfile.TemporaryDirectory(prefix="denyspam-") as folder,  # goes first: that tells the workers to end
+    ):
+        streams: list[Stream] = []
+        for number, source in enumerate(sources):
+            path = os.path.join(folder, str(number))
+            spool = open(path, "wb+")  # noqa: SIM115 - the stream closes it
+            work = pool.submit(_work, source, harmless, path)
+            streams.append(_stream(source, harmless, spool, work, progress))
+        try:
+            yield from replay.merged(streams, copies=copies)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _size(sources: Sequence[Source]) -> int:
+    """Bytes of all the files; 0 where one is a pipe, which only one process can read."""
+    total = 0
+    for source in sources:
+        try:
+            status = os.stat(source.path)
+        except OSError:
+            return 0
+        if not stat.S_ISREG(status.st_mode):
+            return 0
+        total += status.st_size
+    return total
+
+
+def _work(source: Source, harmless: bool, path: str) -> None:
+    """In a process of its own: everything that `source` says, into the file `path`."""
+    read = 0
+
+    def progress(count: int) -> None:
+        nonlocal read
+        read += count
+
+    with open(path, "ab", buffering=0) as spool:
+        batch: list[tuple[float, Any, int]] = []
+        try:
+            for clock, finding, place in replay.findings(source, progress, harmless=harmless):
+                batch.append((clock, tuple(finding[:-1]) if isinstance(finding, Hint) else finding, place))
+                if len(batch) == BATCH:
+                    if os.fstat(spool.fileno()).st_nlink == 0:
+                        return  # nobody will read it
+                    _write(spool, (batch, read, None))
+                    batch, read = [], 0
+            _write(spool, (batch, read, ""))
+        except Unreadable as error:
+            _write(spool, (batch, read, str(error)))
+
+
+def _write(spool: Any, said: tuple[list[Any], int, str | None]) -> None:
+    """One batch: its length in eight bytes, and itself. The last says "", or why there is no more."""
+    data = pickle.dumps(said, pickle.HIGHEST_PROTOCOL)
+    view = memoryview(len(data).to_bytes(8, "big") + data)
+    while view:
+        view = view[spool.write(view) :]
+
+
+def _stream(
+    source: Source, harmless: bool, spool: BinaryIO, work: Future[None], progress: Callable[[int], object]
+) -> Stream:
+    answer = replay.scanner(source, harmless).answer
+    with spool:
+        while True:
+            batch, read, end = _next(source, spool, work)
+            progress(read)
+            for clock, finding, place in batch:
+                yield clock, finding if isinstance(finding, Event) else Hint._make((*finding, answer)), place
+            if end:
+                raise Unreadable(end)
+            if end is not None:
+                return
+
+
+def _next(source: Source, spool: BinaryIO, work: Future[None]) -> tuple[list[Any], int, str | None]:
+    """The next batch, once it is there whole. Only what our own worker wrote is ever unpickled."""
+    place = spool.tell()
+    while True:
+        over = work.done()
+        head = spool.read(8)
+        if len(head) == 8:
+            data = spool.read(int.from_bytes(head, "big"))
+            if len(data) == int.from_bytes(head, "big"):
+                said: tuple[list[Any], int, str | None] = pickle.loads(data)  # noqa: S301
+                return said
+        spool.seek(place)
+        if over:
+            with suppress(BrokenProcessPool):
+                work.result()
+            raise Unreadable(f"{source.path}: the process that read it ended early")
+        time.sleep(PAUSE)
