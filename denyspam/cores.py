@@ -24,7 +24,7 @@ from denyspam import replay
 from denyspam.events import Event, Hint
 from denyspam.replay import Source, Stream, Unreadable
 
-LEAST = 64 << 20  # bytes of all logs together: below it, one core has read them before the others have started
+LEAST = 512 << 20  # bytes of all logs together; below it the others have hardly begun when one core is through
 BATCH = 2_000  # findings written at once
 PAUSE = 0.01  # seconds between two looks for more
 
