@@ -29,7 +29,7 @@ from typing import NamedTuple
 from apscheduler.events import EVENT_JOB_ERROR
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from denyspam import show
+from denyspam import notify, show
 from denyspam.answers import FORCED, MANUAL, Answers
 from denyspam.control import Server
 from denyspam.copies import Copies
@@ -134,6 +134,7 @@ class Daemon:
             self._remember()
             held = await starting
             self._restore(held)
+            self._telling = asyncio.create_task(self._tell_ready())
             await self._recall()
             if self._done.done():  # stopped meanwhile: nothing may be decided on counters half rebuilt
                 return await self._done
@@ -157,6 +158,12 @@ class Daemon:
             return await self._done
         finally:
             await self._leave(control, scheduler, watch, drift)
+
+    async def _tell_ready(self) -> None:
+        """To the supervisor, once the kernel has the ledger's bans: the mail server, which is started after us, need
+        not wait for what the logs say."""
+        await self.enforcer.settled()
+        notify.tell(READY="1", STATUS=self.status())
 
     async def _leave(
         self, control: Server, scheduler: AsyncIOScheduler, watch: Watch | None, drift: Drift | None
@@ -210,6 +217,7 @@ class Daemon:
             return
         self.next = loaded
         log.info("reloading")
+        notify.reloading()
         self.stop("reload")
 
     def _remember(self) -> None:
@@ -521,6 +529,14 @@ class Daemon:
             self._said_fault = True
             log.error("the ledger cannot be written, banning goes on without it: %s", self.ledger.fault)
 
+    def status(self) -> str:
+        """One line for the supervisor."""
+        words = [f"holding {show.count(len(self.judge.active), 'ban')}, reading {show.count(len(self.logs), 'log')}"]
+        words += [] if self.ready else ["reading up on the logs"]
+        words += [f"NOT THERE: {path}" for path, each in self.logs.items() if not each.tail.present]
+        words += [f"FAULT: {fault}" for fault in (self.ledger.fault, self.enforcer.fault) if fault]
+        return "; ".join(words)
+
     def _action_name(self) -> str:
         return "dryrun (mode = watch)" if self.settings.mode == "watch" else self.settings.action
 
@@ -584,6 +600,31 @@ def _locked(state: str) -> Iterator[None]:
         os.close(lock)
 
 
+@contextmanager
+def _as_owner(folder: str | None) -> Iterator[None]:
+    """Root as the folder's owner, meanwhile, or as himself again (None): what he writes there the daemon must be able
+    to write as well, and a link that its user laid there must not lead root's hand elsewhere."""
+    before = os.geteuid(), os.getegid()
+    wanted = (0, 0)
+    if folder is not None and os.path.isdir(folder):
+        owner = os.stat(folder)
+        wanted = owner.st_uid, owner.st_gid
+    if os.getuid() != 0 or before[0] == wanted[0]:
+        yield
+        return
+    _become(*wanted)
+    try:
+        yield
+    finally:
+        _become(*before)
+
+
+def _become(user: int, group: int) -> None:
+    os.seteuid(0)
+    os.setegid(group)
+    os.seteuid(user)
+
+
 def open_ledger(state: str) -> Ledger:
     """The ledger of a state folder; where it cannot be opened one in memory, so that banning goes on."""
     path = os.path.join(state, "ledger.db")
@@ -602,17 +643,18 @@ def flush(settings: Settings) -> int:
 
     Raises ActionError, and Unavailable where a daemon runs that does not answer.
     """
-    with _locked(settings.state):
-        action = load_action(settings)
-        held = action.start()
-        action.release(one.target for one in held)
+    with _as_owner(settings.state), _locked(settings.state):
+        with _as_owner(None):
+            action = load_action(settings)
+            held = action.start()
+            action.release(one.target for one in held)
+            action.stop(keep=True)
         ledger = open_ledger(settings.state)
         rows = ledger.open()
         for row in rows:
             ledger.end(row.id, "released", time.time(), "flush")
         written = ledger.commit()
         ledger.close()
-        action.stop(keep=True)
     if not written or ledger.path == MEMORY:
         raise Unavailable(
             "the kernel's sets are empty, but the ledger cannot be written "
@@ -627,11 +669,17 @@ async def _run(conf: str, loaded: Loaded, ledger: Ledger, flush: bool) -> None:
     asked = asyncio.Event()  # to stop: also by a signal between two runs
 
     def stop() -> None:
+        notify.tell(STOPPING="1", STATUS="stopping")
         asked.set()
         daemon.stop()
 
+    def status() -> str:
+        return daemon.status()
+
+    beat = None
     while True:
         daemon = Daemon(conf, loaded, ledger, flush)
+        beat = beat or loop.create_task(notify.beat(status))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)

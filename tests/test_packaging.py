@@ -133,6 +133,21 @@ def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("more", ["", "CAP_DAC_READ_SEARCH"])
+def test_the_unit_is_sandboxed(more: str, tmp_path: Path) -> None:
+    """Also with the drop-in of a host whose logs root alone may read."""
+    unit = (ROOT / "etc/denyspam.service").read_text(encoding="utf-8")
+    path = tmp_path / "denyspam.service"
+    unit = unit.replace("/usr/local/sbin/denyspam", "/bin/true")
+    path.write_text(re.sub(r"^((?:Ambient|CapabilityB)\w+=CAP_NET_ADMIN)$", rf"\1 {more}", unit, flags=re.M))
+    done = run("systemd-analyze", "security", "--offline=true", str(path))
+    exposure = re.search(r"Overall exposure level for denyspam.service: (\d+\.\d)", done.stdout)
+    if exposure is None:
+        pytest.skip(f"this systemd-analyze judges no files: {done.stderr.strip()}")
+    assert float(exposure[1]) <= 2.0
+
+
 def test_make_help_names_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.M)[0].split()) - {"help", "system"}
