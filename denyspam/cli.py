@@ -17,10 +17,13 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import tzinfo
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from denyspam import __version__, show
 from denyspam.events import ActionError, Event, SettingsError
+
+if TYPE_CHECKING:
+    from denyspam.filter import Filter
 
 CONF = "/etc/denyspam/denyspam.conf"
 DONE, NO, USAGE, UNAVAILABLE, FORBIDDEN, CONFIG = 0, 1, 2, 69, 77, 78
@@ -51,6 +54,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         return _fail(str(error), error.code)
     except SettingsError as error:
         print(error, file=sys.stderr)  # FILE:LINE: at the line's start, as editors expect it
+        from denyspam.workbench import source
+
+        for line in source(error):
+            print(line, file=sys.stderr)
         return FORBIDDEN if isinstance(error.__cause__, PermissionError) else CONFIG
     except BrokenPipeError:  # `denyspam events … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -84,8 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"denyspam {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, function: Any, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text, parents=[common, *parents])
+    def command(
+        name: str, function: Any, text: str, *parents: argparse.ArgumentParser, example: str | None = None
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, parents=[common, *parents], epilog=example)
         made.set_defaults(command=function)
         return made
 
@@ -111,6 +120,16 @@ def _parser() -> argparse.ArgumentParser:
     found = command("events", _events, "what the filters see in log files", as_json)
     found.add_argument("--filter", dest="filters", metavar="NAME", action="append", default=[], help="only this filter")
     found.add_argument("--all", action="store_true", help="also accept, defer and other kinds that are no offence")
+    explain = command(
+        "explain",
+        _explain,
+        "how a log line is read, hole by hole, or where the nearest pattern stops to fit; exit 1 if none takes it",
+        as_json,
+        example="Example: denyspam explain 'Mar  4 10:00:00 mx sendmail[77]: ruleset=check_relay, arg1=x, …'",
+    )
+    explain.add_argument("line", metavar="LINE", nargs="?", default="-", help="a log line, or - for those of stdin")
+    explain.add_argument("--filter", dest="filters", metavar="NAME", action="append", default=[], help="only this one")
+    explain.add_argument("--year", type=int, help="the year of stamps without one (the latest there was otherwise)")
     replay = command("replay", _replay, "what the policy would have done with log files", as_json)
     for each in (found, replay):
         each.add_argument("--year", type=int, help="the year of stamps without one (the file's own tells it otherwise)")
@@ -472,19 +491,31 @@ def _check(asked: argparse.Namespace) -> int:
     return DONE
 
 
+def _named(asked: argparse.Namespace) -> list[Filter]:
+    """The filters that --filter names, all shipped ones without it."""
+    from denyspam.plugins import Filters
+
+    try:
+        return Filters(asked.conf or CONF).named(asked.filters)
+    except LookupError as error:
+        raise Failed(str(error.args[0]), USAGE) from None
+
+
+def _explain(asked: argparse.Namespace) -> int:
+    from denyspam.workbench import explained
+
+    lines = sys.stdin.buffer if asked.line == "-" else [os.fsencode(line) for line in asked.line.splitlines()]
+    return DONE if explained(lines, _named(asked), _zone(), asked.year, asked.json) else NO
+
+
 _quoted = json.encoder.encode_basestring_ascii
 _quoted_once = lru_cache(maxsize=64)(_quoted)
 
 
 def _events(asked: argparse.Namespace) -> int:
     from denyspam import cores, replay
-    from denyspam.plugins import Filters
 
-    gc.disable()  # a hundred thousand events a second, and none in a cycle: a tenth of the time
-    try:
-        filters = Filters(asked.conf or CONF).named(asked.filters)
-    except LookupError as error:
-        raise Failed(str(error.args[0]), USAGE) from None
+    filters = _named(asked)
     zone = _zone()
     sources = [replay.Source(path, filters, zone, asked.year) for path in _readable(asked.files)]
     form = _event_json if asked.json else _event_line

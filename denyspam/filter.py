@@ -57,6 +57,23 @@ TAGS = re.compile(
 )
 
 
+def header_of(line: bytes, start: int) -> re.Match[bytes] | None:
+    """What names host and program behind a stamp that ends at `start`: groups `host`, `program` or `alone`."""
+    return (_HEADER_5424 if line[:6].find(b">1 ") > 0 else _HEADER).match(line, start)
+
+
+def untagged(line: bytes, start: int) -> tuple[bytes, int, int]:
+    """(the body that patterns see, where it starts, how often the line says so) of a line whose header ends there."""
+    tags = TAGS.match(line, start)
+    count, whole = 1, line
+    if tags is not None and tags.end() > start:
+        start = tags.end()
+        if tags["repeated"]:
+            count = min(int(tags["times"]), REPEATED)
+            whole = line.removesuffix(b"]").rstrip()
+    return whole[start:], start, count
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A line of the file with what it must come out as. `kind` None: as nothing."""
@@ -145,14 +162,7 @@ class Reader:
         host, filters, start = self.header(line, start)
         if not filters:
             return None
-        tags = TAGS.match(line, start)
-        count, body = 1, line
-        if tags is not None and tags.end() > start:
-            start = tags.end()
-            if tags["repeated"]:
-                count = min(int(tags["times"]), REPEATED)
-                body = line.removesuffix(b"]").rstrip()
-        body = body[start:]
+        body, start, count = untagged(line, start)
         said: Reading | None = None
         short = len(body) < LONG
         for found in filters:
@@ -180,7 +190,7 @@ class Reader:
 
     def header(self, line: bytes, start: int) -> tuple[str, tuple[Filter, ...], int]:
         """(host, the filters that read such a line, where its body starts); `start` is where its stamp ends."""
-        header = (_HEADER_5424 if line[:6].find(b">1 ") > 0 else _HEADER).match(line, start)
+        header = header_of(line, start)
         if header is not None:
             groups = header.groupdict()
             program = groups["program"] or groups["alone"]

@@ -53,6 +53,8 @@ PATHS = ("<rcpt>", "<raw>", "<doubled>")
 SHORTEST = 4  # bytes of the longest literal: it finds the lines worth a regex
 IGNORE = "ignore"  # the kind of a pattern that takes a line away from those below: no finding
 
+LONGEST_TOLD = 4096  # holes of one pattern: it is no longer than so many characters
+
 DIGITS = frozenset(string.digits.encode())
 ALNUM = frozenset((string.ascii_letters + string.digits).encode())
 IP = frozenset(b"0123456789abcdefABCDEF:.")
@@ -532,6 +534,50 @@ def _hole(hole: Hole, after: _Next, backwards: bool = False) -> bytes:
 
 def _regex(parts: Sequence[Part], after: _Next, backwards: bool = False) -> bytes:
     return b"".join(_pieces(parts, after, backwards))
+
+
+def spelled(pattern: Pattern) -> tuple[list[tuple[Part, bytes]], bytes, list[Part]]:
+    """A pattern's parts up to its last {*}, each with its expression; that of its ending, read backwards; its parts.
+
+    Every hole is a group, `h0`, `h1`, … from left to right, the ending's `b0`, `b1`, … from right to left.
+    For telling people how a line was read; `match` is what decides. Empty for a `regex`.
+    """
+    front, back = _split(pattern.parts)
+    names = iter(f"h{number}" for number in range(LONGEST_TOLD))
+    pieces: list[bytes] = []
+    for index, part in enumerate(front):
+        rest = _first(front[index + 1 :], _Next())
+        pieces.append(_told(part, rest, False, names))
+    if front:
+        pieces, _ = _settle_said(pieces, front)
+    names = iter(f"b{number}" for number in range(LONGEST_TOLD))
+    behind, ending = list(_backwards(back)), b""
+    for index, part in enumerate(behind):
+        ending += _told(part, _first(behind[index + 1 :], _Next(free=True), True), True, names)
+    return list(zip(front, pieces, strict=True)), b" {0,4}" + ending if behind else b"", behind
+
+
+def holes_of(parts: Sequence[Part]) -> list[Hole]:
+    """All holes from left to right, those in brackets too."""
+    return [leaf for leaf, _ in _leaves(parts) if isinstance(leaf, Hole)]
+
+
+def _told(part: Part, rest: _Next, backwards: bool, names: Iterator[str]) -> bytes:
+    """The expression of a part, each hole in it a group of its own."""
+    if isinstance(part, Literal):
+        return re.escape(part.text)
+    if isinstance(part, Hole):
+        return b"(?P<%s>%s)" % (next(names).encode(), _hole(part, rest, backwards))
+
+    def row(parts: Sequence[Part]) -> bytes:
+        return b"".join(
+            _told(each, _first(parts[index + 1 :], rest, backwards), backwards, names)
+            for index, each in enumerate(parts)
+        )
+
+    if isinstance(part, Maybe):
+        return b"(?:" + row(part.parts) + b")?"
+    return b"(?:" + b"|".join(row(branch) for branch in part.branches) + b")"
 
 
 def _pieces(parts: Sequence[Part], after: _Next, backwards: bool = False) -> list[bytes]:

@@ -43,3 +43,14 @@ def line(text: bytes, width: int = 0) -> str:
     """A log line for a terminal: no control characters, cut to `width` where one is given."""
     shown = "".join(one if one.isprintable() else "\ufffd" for one in text.decode("utf-8", "replace"))
     return shown if not width or len(shown) <= width else shown[: width - 1] + "…"
+
+
+def pointed(text: bytes, column: int, width: int = 100) -> tuple[str, str]:
+    """(a line for a terminal, blanks and a caret under byte `column` of it), both cut to `width` around that place."""
+    before, after = line(text[:column].replace(b"\t", b" ")), line(text[column:].replace(b"\t", b" "))
+    room = width * 2 // 3
+    if len(before) > room and len(before) + len(after) > width:
+        before = "…" + before[len(before) - max(room, width - len(after)) + 1 :]
+    if len(before) + len(after) > width:
+        after = after[: width - len(before) - 1] + "…"
+    return before + after, " " * len(before) + "^"
