@@ -37,7 +37,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from sys import version_info
@@ -203,26 +203,26 @@ class PatternError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Literal:
     text: bytes
-    column: int = 0
+    column: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Hole:
     name: str
-    column: int = 0
+    column: int = field(default=0, compare=False)
     form: bytes | None = None  # of a `regex`: its own way to write this hole
 
 
 @dataclass(frozen=True, slots=True)
 class Maybe:
     parts: tuple[Part, ...]
-    column: int = 0
+    column: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     branches: tuple[tuple[Part, ...], ...]
-    column: int = 0
+    column: int = field(default=0, compare=False)
 
 
 Part = Literal | Hole | Maybe | Choice
@@ -635,6 +635,32 @@ def _merge(parts: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(found)
 
 
+def _repeats(part: Part, inner: tuple[Part, ...]) -> bool:
+    """Whether `part` is an optional `inner`, or some of them one in the other."""
+    return isinstance(part, Maybe) and (
+        part.parts == inner or (part.parts[:-1] == inner and _repeats(part.parts[-1], inner))
+    )
+
+
+def _nest(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """`parts`, optional ones that are repeated side by side put one in the other, at every depth.
+
+    {?, {word}}{?, {word}} takes what {?, {word}{?, {word}}} does, but has two ways to take one word, and ten of them
+    1024 ways to take five: a line that fails further on would be tried with each.
+    """
+    found: list[Part] = []
+    for part in reversed(parts):
+        if isinstance(part, Choice):
+            part = Choice(tuple(_nest(branch) for branch in part.branches), part.column)
+        elif isinstance(part, Maybe):
+            inner = _nest(part.parts)
+            if found and _repeats(found[-1], inner):
+                inner = (*inner, found.pop())
+            part = Maybe(inner, part.column)
+        found.append(part)
+    return tuple(reversed(found))
+
+
 def _since(parts: Sequence[Part], name: str = "said") -> list[Part] | None:
     """What stands after the hole `name`; inside a {?…} on to what stands after that."""
     for index, part in enumerate(parts):
@@ -768,7 +794,7 @@ def _example(parts: Sequence[Part], turn: int) -> bytes:
 
 def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int = 1) -> Pattern:
     """The pattern for a line's body (what follows `program[pid]: `). Raises PatternError."""
-    parts = _merge(parts)
+    parts = _nest(_merge(parts))
     _judge(kind, parts)
     front, back = _split(parts)
     ending = b" {0,4}" + _regex(_backwards(back), _Next(free=True), True) if back else None
