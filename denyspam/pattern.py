@@ -78,15 +78,15 @@ def _final(expression: bytes) -> bytes:
 def _path(escape: bytes) -> bytes:
     """`<…>`, RFC 5321 4.1.2: text, quoted strings and escapes. Unrolled, so that every byte has one way to be taken."""
     plain, inside = rb'[^<>"\\]{0,1024}' + FINAL, rb'[^"\\]{0,1024}' + FINAL
-    quoted = b'"' + inside + b"(?:" + escape + inside + b'){0,256}"'
-    return _final(b"<" + plain + b"(?:(?:" + escape + b"|" + quoted + b")" + plain + b"){0,256}>")
+    quoted = b'"' + inside + b'(?:"|(?:' + escape + inside + b'){1,256}")'
+    return _final(b"<" + plain + b"(?:(?:" + escape + b"|" + _final(quoted) + b")" + plain + b"){0,256}>")
 
 
 # How a server logs a\"b. What two backslashes before a quote mean, an escaped quote or the end of the quotes, only
 # its way can tell: where that is not known such a path is not taken.
 RAW = rb"\\[\x00-\xff]"  # as it came: a\"b
 DOUBLED = rb"(?:\\\\(?:\\\\|[^\\])|\\[0-7]{3})"  # a\\"b, and octal digits for what cannot be printed
-UNKNOWN = rb'(?:\\[^\\]|(?:\\\\){1,64}(?![\\"]))'
+UNKNOWN = _final(rb'(?:\\[^\\]|(?:\\\\){1,64}(?![\\"]))')
 # The line read backwards: a quote that a backslash follows is inside, any other begins the quoted string.
 BACKWARDS = rb'>[^<>"\\ ]{0,2048}+(?:"[^"]{0,2048}+(?:"\\[^"]{0,2048}+){0,1024}"(?!\\)[^<>"\\ ]{0,1024}+)?<'.replace(
     b"}+", b"}" + FINAL
@@ -115,8 +115,8 @@ HOLES = {
         45,
         (b"192.0.2.200", b"2001:db8::c8", b"203.0.113.201"),
         # the prefix is sendmail's and RFC 5321's; %zone follows link-local addresses
-        rb"(?:[Ii][Pp]v6:)?(?P<ip>\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,44})"
-        rb"(?:%[0-9A-Za-z_-]{1,15})?",
+        rb"(?:[Ii][Pp]v6:|)(?P<ip>\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,44})"
+        rb"(?:%[0-9A-Za-z_-]{1,15}|)",
     ),
     "id": HoleType(
         "a queue id; NOQUEUE is taken and means none",
@@ -598,7 +598,7 @@ def _pieces(parts: Sequence[Part], after: _Next, backwards: bool = False) -> lis
         elif isinstance(part, Hole):
             found.append(_hole(part, rest, backwards))
         elif isinstance(part, Maybe):
-            found.append(b"(?:" + _regex(part.parts, rest, backwards) + b")?")
+            found.append(b"(?:" + _regex(part.parts, rest, backwards) + b"|)")  # a third faster than (?:…)?
         else:
             found.append(b"(?:" + b"|".join(_regex(branch, rest, backwards) for branch in part.branches) + b")")
     return found
