@@ -178,14 +178,17 @@ class Reader:
                         said = Reading(time, host, found, pattern, None, None, None, count)
                 elif match is not None:
                     return self._reading(time, host, found, pattern, match, count)
-        if said is not None:
-            return said
+        return said or self.nobodys(body, time, host, filters, count)
+
+    @staticmethod
+    def nobodys(
+        body: bytes, time: float | None, host: str, filters: Sequence[Filter], count: int = 1
+    ) -> Reading | None:
+        """What a `body` says that no pattern takes: an offence of nobody's, where it may be one of several clients'."""
         for found in filters:
-            nobodys = told(found.patterns, body)
-            if nobodys is not None:
-                if nobodys.kind in NOBODYS:
-                    return None
-                return Reading(time, host, found, nobodys, None, None, None, count)
+            pattern = told(found.patterns, body)
+            if pattern is not None:
+                return None if pattern.kind in NOBODYS else Reading(time, host, found, pattern, None, None, None, count)
         return None
 
     def header(self, line: bytes, start: int) -> tuple[str, tuple[Filter, ...], int]:

@@ -36,10 +36,10 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import islice
+from itertools import groupby, islice
 from sys import version_info
 from typing import Any
 
@@ -237,12 +237,13 @@ Part = Literal | Hole | Maybe | Choice
 Words = tuple[bytes, ...]  # pieces of an expression, each whole in itself
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Endings:
     """Where a text of the client's may end, and what the server prints there, by what it began the line with."""
 
     place: bytes
     words: tuple[tuple[bytes, bytes], ...]
+    owners: tuple[tuple[bytes, bytes, tuple[int, ...]], ...] = ()  # with the patterns whose words they are, by group
 
 
 @lru_cache(maxsize=65_536)  # never full: as many as the expressions of the filters in use
@@ -318,22 +319,24 @@ class Pattern:
         return max(self.literals, key=len)
 
 
-def told(patterns: Iterable[Pattern], body: bytes) -> Pattern | None:
-    """The first of `patterns`, none of which matches, that would if {said} ended further on than where it first can."""
-    known: dict[int, list[int]] = {}
-    for pattern in patterns:
-        if pattern.again is None or pattern.begin is None or not compiled(pattern.begin).match(body):
+def told(patterns: Sequence[Pattern], body: bytes) -> Pattern | None:
+    """The first of `patterns`, none of which matches, that would if {said} ended further on than where it first can.
+
+    They are a filter's, as `settle` gave them.
+    """
+    first = len(patterns)
+    for again, stop in {pattern.again: pattern.stop for pattern in patterns if pattern.again is not None}.items():
+        places = [place.end() for place in islice(compiled(again.place).finditer(body), ENDINGS)]
+        if len(places) < 2 and body.count(stop[:1]) <= ENDINGS:
             continue
-        places = known.get(id(pattern.again))
-        if places is None:
-            places = [place.end() for place in islice(compiled(pattern.again.place).finditer(body), ENDINGS)]
-            if len(places) < 2 and body.count(pattern.stop[:1]) <= ENDINGS:
-                places = []
-            known[id(pattern.again)] = places
-        own = compiled(_any([pattern.said[1]]))
-        if any(own.match(body, place) for place in places):
-            return pattern
-    return None
+        for begin, words, owners in again.owners:
+            if not compiled(begin).match(body):
+                continue
+            for place in places:
+                found = compiled(words).match(body, place)
+                if found is not None:
+                    first = min(first, owners[(found.lastindex or 0) - 1])
+    return patterns[first] if first < len(patterns) else None
 
 
 # -- what a pattern must be ------------------------------------------------------------------------------------------
@@ -659,13 +662,12 @@ def _nest(parts: Sequence[Part]) -> tuple[Part, ...]:
     found: list[Part] = []
     for part in reversed(parts):
         if isinstance(part, Choice):
-            part = Choice(tuple(_nest(branch) for branch in part.branches), part.column)
+            found.append(Choice(tuple(_nest(branch) for branch in part.branches), part.column))
         elif isinstance(part, Maybe):
             inner = _nest(part.parts)
-            if found and _repeats(found[-1], inner):
-                inner = (*inner, found.pop())
-            part = Maybe(inner, part.column)
-        found.append(part)
+            found.append(Maybe((*inner, found.pop()) if found and _repeats(found[-1], inner) else inner, part.column))
+        else:
+            found.append(part)
     return tuple(reversed(found))
 
 
@@ -721,9 +723,12 @@ def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
     prints after the address in this pattern or in another that ends {said} alike.
     """
     after: dict[tuple[bytes, bytes], dict[bytes | None, list[Words]]] = {}
-    for pattern in patterns:
+    owners: dict[bytes, dict[bytes, list[int]]] = {}
+    for number, pattern in enumerate(patterns):
         if pattern.said[0]:
             after.setdefault((pattern.said[0], b""), {}).setdefault(pattern.begin, []).append(pattern.said[1])
+            if pattern.begin is not None:
+                owners.setdefault(pattern.said[0], {}).setdefault(pattern.begin, []).append(number)
         if pattern.word[0]:
             after.setdefault((pattern.said[0], pattern.word[0]), {}).setdefault(pattern.begin, []).append(
                 pattern.word[1]
@@ -732,6 +737,12 @@ def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
         (said, word): Endings(
             word or said,
             tuple((begin, _any(words)) for begin, words in by.items() if begin is not None),
+            ()
+            if word
+            else tuple(
+                (begin, _first_of([patterns[number].said[1] for number in numbers]), tuple(numbers))
+                for begin, numbers in owners.get(said, {}).items()
+            ),
         )
         for (said, word), by in after.items()
     }
@@ -766,6 +777,18 @@ def _any(words: Sequence[Words]) -> bytes:
     for first, *rest in words:
         branches.setdefault(first, []).append(tuple(rest))
     return b"(?:" + b"|".join(first + _any(rest) for first, rest in branches.items()) + b")"
+
+
+def _first_of(words: Sequence[Words]) -> bytes:
+    """One expression for the first of `words` that fits, told by the number of its last group, from 1 on.
+
+    What neighbours begin with in common is written once.
+    """
+    found: list[bytes] = []
+    for first, alike in groupby(words, key=lambda each: each[:1]):
+        rest = [each[1:] for each in alike]
+        found += [first[0] + _first_of(rest)] if first else [b"()"] * len(rest)
+    return b"(?:" + b"|".join(found) + b")"
 
 
 def _loose(parts: Sequence[Part]) -> Words:

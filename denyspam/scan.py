@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 
 from denyspam.events import CLIENT, HARMLESS, Finding, Hint
-from denyspam.filter import NO_QUEUE, REPEATED, TAGS, Filter, Reader, Sample, canonical
+from denyspam.filter import NO_QUEUE, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
 from denyspam.pattern import ENDINGS, IGNORE, Pattern, Words
 from denyspam.stamp import Stamps
 from denyspam.tree import Tree
@@ -249,7 +249,8 @@ class Scanner:
         else:
             for stop in tree.stops:
                 if line.count(stop) > 1 or line.count(stop[:1]) > ENDINGS:
-                    return self._slowly(line, offset, number, now)
+                    reading = Reader.nobodys(line[start:], time, host, tree.filters)
+                    return self._finding(reading, offset, number, line)
             return None
         if said and match.start(said) >= 0:
             after = match.end(ip)
@@ -296,7 +297,9 @@ class Scanner:
         return host, tree, body
 
     def _slowly(self, line: bytes, offset: int, number: int, now: float) -> Finding | None:
-        reading = self._reader.read(line, now)
+        return self._finding(self._reader.read(line, now), offset, number, line)
+
+    def _finding(self, reading: Reading | None, offset: int, number: int, line: bytes) -> Finding | None:
         if reading is None or reading.pattern.kind in self._dull:
             return None
         return Finding(
@@ -317,4 +320,4 @@ class Scanner:
 
 @lru_cache(maxsize=256)
 def _tree(filters: tuple[Filter, ...]) -> Tree:
-    return Tree([(found.name, pattern) for found in filters for pattern in found.patterns])
+    return Tree(filters)

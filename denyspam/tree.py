@@ -16,7 +16,8 @@ from functools import cache, partial
 from typing import NamedTuple
 
 from denyspam.events import CLIENT
-from denyspam.pattern import Pattern, compiled
+from denyspam.filter import Filter
+from denyspam.pattern import compiled
 
 _GROUP = re.compile(rb"\((?:\?P(?:<(?P<name>\w+)>|=(?P<again>\w+)\)))")
 
@@ -77,7 +78,9 @@ class Tree:
     Where `stops` stand in a line more than once, a pattern with {said} may fit it all the same.
     """
 
-    def __init__(self, patterns: Sequence[tuple[str, Pattern]]) -> None:
+    def __init__(self, filters: Sequence[Filter]) -> None:
+        self.filters = filters
+        patterns = [(found.name, pattern) for found in filters for pattern in found.patterns]
         root = _Node(b"")
         for number, (_, pattern) in enumerate(patterns):
             _insert(root, pattern.pieces, number)
