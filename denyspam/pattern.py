@@ -50,6 +50,7 @@ except ImportError:  # Python 3.10
 
 CLIENTS_TEXT = ("*", "user", "said")
 PATHS = ("<rcpt>", "<raw>", "<doubled>")
+JUMPS = {b".*": b"%s.*", b"(?P<user>.*)": b"(?P<user>%s.*)"}
 SHORTEST = 4  # bytes of the longest literal: it finds the lines worth a regex
 IGNORE = "ignore"  # the kind of a pattern that takes a line away from those below: no finding
 
@@ -112,7 +113,7 @@ HOLES = {
         "the client's address, IPv4 or IPv6",
         IP,
         2,
-        45,
+        66,
         (b"192.0.2.200", b"2001:db8::c8", b"203.0.113.201"),
         # the prefix is sendmail's and RFC 5321's; %zone follows link-local addresses
         rb"(?:[Ii][Pp]v6:|)(?P<ip>\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,44})"
@@ -188,7 +189,7 @@ HOLES = {
         "up to twelve words of the server's own, with the blank behind them",
         VISIBLE,
         0,
-        780,
+        792,
         (b"", b"qx zv ", b"w-j. k "),
         rb"(?:[\x21-\xff]{1,64}" + FINAL + b" {1,2}){0,12}?",
         rb"(?: {1,2}[\x21-\xff]{1,64}){0,12}?",
@@ -607,6 +608,40 @@ def _pieces(parts: Sequence[Part], after: _Next, backwards: bool = False) -> lis
     return found
 
 
+def _longest(parts: Sequence[Part]) -> int | None:
+    """The most bytes that `parts` can take; None where that has no bound."""
+    found = 0
+    for part in parts:
+        lengths: list[int | None]
+        if isinstance(part, Literal):
+            lengths = [len(part.text)]
+        elif isinstance(part, Maybe):
+            lengths = [_longest(part.parts)]
+        elif isinstance(part, Choice):
+            lengths = [_longest(branch) for branch in part.branches]
+        else:
+            lengths = [None if part.name in (*CLIENTS_TEXT, *PATHS) else HOLES[part.name].high]
+        known = [length for length in lengths if length is not None]
+        if len(known) < len(lengths):
+            return None
+        found += max(known)
+    return found
+
+
+def _jump(pieces: list[bytes], parts: Sequence[Part]) -> list[bytes]:
+    """Free text before what ends the line: all that cannot be its last part is passed over at once.
+
+    Else each byte of it that looks like the first behind it costs a try: 0.6 ms in a line of 8 KiB commas.
+    """
+    free = [part for part in parts if isinstance(part, Hole) and part.name in ("*", "user")]
+    last = next((place for place, piece in reversed([*enumerate(pieces)]) if piece in JUMPS), None)
+    length = _longest(parts[list(parts).index(free[-1]) + 1 :]) if free else None
+    if last is None or length is None or not FINAL:
+        return pieces
+    over = b"(?>.*(?=.{%d})|)" % (length + 4)
+    return [*pieces[:last], JUMPS[pieces[last]] % over, *pieces[last + 1 :]]
+
+
 def _backwards(parts: Sequence[Part]) -> tuple[Part, ...]:
     """`parts` as they stand in the line read from its end."""
     found: list[Part] = []
@@ -837,7 +872,7 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
         if behind:  # without it, the line's end needs no look
             pieces.append(b"(?=.*" + re.escape(max(behind, key=len)) + b")")
     elif not (isinstance(last, Hole) and last.name == "user"):
-        pieces.append(rb" {0,4}\Z")  # blanks that some programs end their lines with
+        pieces = [*_jump(pieces, front), rb" {0,4}\Z"]  # blanks that some programs end their lines with
     literals = tuple(part.text for part in parts if isinstance(part, Literal))
     if max(map(len, literals), default=0) < SHORTEST:
         raise PatternError("too little fixed text to search for: write a pattern for each of the words in {(…)}")

@@ -320,4 +320,4 @@ class Scanner:
 
 @lru_cache(maxsize=256)
 def _tree(filters: tuple[Filter, ...]) -> Tree:
-    return Tree(filters)
+    return Tree([(found.name, pattern) for found in filters for pattern in found.patterns], filters)

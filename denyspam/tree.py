@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from denyspam.events import CLIENT
 from denyspam.filter import Filter
-from denyspam.pattern import compiled
+from denyspam.pattern import Pattern, compiled
 
 _GROUP = re.compile(rb"\((?:\?P(?:<(?P<name>\w+)>|=(?P<again>\w+)\)))")
 
@@ -78,9 +78,8 @@ class Tree:
     Where `stops` stand in a line more than once, a pattern with {said} may fit it all the same.
     """
 
-    def __init__(self, filters: Sequence[Filter]) -> None:
-        self.filters = filters
-        patterns = [(found.name, pattern) for found in filters for pattern in found.patterns]
+    def __init__(self, patterns: Sequence[tuple[str, Pattern]], filters: Sequence[Filter] = ()) -> None:
+        self.filters = filters  # whose patterns they are
         root = _Node(b"")
         for number, (_, pattern) in enumerate(patterns):
             _insert(root, pattern.pieces, number)
