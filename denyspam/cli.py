@@ -24,6 +24,7 @@ from denyspam.events import ActionError, Event, SettingsError
 
 if TYPE_CHECKING:
     from denyspam.filter import Filter
+    from denyspam.learn import Groups
 
 CONF = "/etc/denyspam/denyspam.conf"
 DONE, NO, USAGE, UNAVAILABLE, FORBIDDEN, CONFIG = 0, 1, 2, 69, 77, 78
@@ -130,6 +131,28 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("line", metavar="LINE", nargs="?", default="-", help="a log line, or - for those of stdin")
     explain.add_argument("--filter", dest="filters", metavar="NAME", action="append", default=[], help="only this one")
     explain.add_argument("--year", type=int, help="the year of stamps without one (the latest there was otherwise)")
+    learn = command(
+        "learn",
+        _learn,
+        "the lines that no filter takes, grouped by shape, the most frequent first; --propose makes a pattern of one",
+        as_json,
+        example="Example: denyspam learn /var/log/mail.log; denyspam learn /var/log/mail.log --propose 1",
+    )
+    learn.add_argument("--filter", dest="filters", metavar="NAME", action="append", default=[], help="only this filter")
+    learn.add_argument("--all", action="store_true", help="also lines of programs that no filter reads")
+    learn.add_argument("--propose", metavar="N", type=int, help="a pattern for the N-th group; exit 1 if there is none")
+    learn.add_argument("-n", dest="most", metavar="COUNT", type=int, default=20, help="how many groups to show (20)")
+    learn.add_argument("files", metavar="FILE", nargs="+", help="a log, also .gz .bz2 .xz .zst, or - for stdin")
+    new = command(
+        "new-filter",
+        _new_filter,
+        "write NAME.filter, a commented draft with patterns and samples of the lines that no filter takes",
+        example="Example: denyspam new-filter haraka --from /var/log/haraka.log",
+    )
+    new.add_argument("name", metavar="NAME")
+    new.add_argument("--from", dest="files", metavar="FILE", nargs="+", required=True, help="logs of that program")
+    new.add_argument("--program", metavar="NAME", help="its name in the log (that of most lines no filter takes)")
+    new.add_argument("-o", dest="folder", metavar="DIR", default=".", help="where to write it (the current folder)")
     replay = command("replay", _replay, "what the policy would have done with log files", as_json)
     for each in (found, replay):
         each.add_argument("--year", type=int, help="the year of stamps without one (the file's own tells it otherwise)")
@@ -506,6 +529,55 @@ def _explain(asked: argparse.Namespace) -> int:
 
     lines = sys.stdin.buffer if asked.line == "-" else [os.fsencode(line) for line in asked.line.splitlines()]
     return DONE if explained(lines, _named(asked), _zone(), asked.year, asked.json) else NO
+
+
+def _untaken(asked: argparse.Namespace, every: bool) -> Groups:
+    from denyspam import replay
+    from denyspam.workbench import untaken
+
+    filters = _named(asked)
+    try:
+        with _Progress(asked.files) as progress:
+            return untaken(_readable(asked.files), filters, _zone(), every, progress.advance)
+    except replay.Unreadable as error:
+        raise Failed(str(error), USAGE) from error
+
+
+def _learn(asked: argparse.Namespace) -> int:
+    from denyspam import workbench
+
+    groups = _untaken(asked, asked.all)
+    if asked.propose is None:
+        workbench.learned(groups, max(0, asked.most), asked.json)
+        return DONE
+    found = groups.found()
+    if not 1 <= asked.propose <= len(found):
+        raise Failed(f"--propose {asked.propose}: there are {show.count(len(found), 'group')}", USAGE)
+    return DONE if workbench.proposed(found[asked.propose - 1], asked.json) else NO
+
+
+def _new_filter(asked: argparse.Namespace) -> int:
+    import re
+
+    from denyspam import workbench
+    from denyspam.grammar import NAME
+
+    if not re.fullmatch(NAME, asked.name):
+        raise Failed(f"{asked.name[:60]!r} is no name for a filter: write small letters, digits, - and _", USAGE)
+    path = os.path.join(asked.folder, f"{asked.name}.filter")
+    if os.path.lexists(path):
+        raise Failed(f"{path} is there already, and is left as it is", USAGE)
+    asked.filters = []
+    groups = _untaken(asked, True)
+    program = asked.program if asked.program is not None else workbench.main_program(groups)
+    if program is None:
+        raise Failed("every line is taken by a filter that there is already: nothing to write", NO)
+    try:
+        for line in workbench.new_filter(asked.name, program, groups, path):
+            print(line)
+    except OSError as error:
+        raise Failed(f"{path}: {error.strerror}", USAGE) from error
+    return DONE
 
 
 _quoted = json.encoder.encode_basestring_ascii

@@ -20,7 +20,7 @@ from denyspam.copies import Copies
 from denyspam.events import Ban, Event, Finding, Hint
 from denyspam.filter import Filter
 from denyspam.join import Join
-from denyspam.lines import LineBuffer
+from denyspam.lines import LineBuffer, Lines
 from denyspam.policy import Judge
 from denyspam.scan import Scanner
 from denyspam.stamp import Stamps
@@ -60,17 +60,23 @@ def findings(source: Source, progress: Callable[[int], object] = lambda _: None,
 
     `progress` is told bytes of the file as they are read (compressed ones as they are on the disk).
     """
-    with _opened(source.path) as raw:
-        reader = scanner(source, harmless)
+    reader = scanner(source, harmless)
+    clock = 0.0
+    for lines, now in blocks(source.path, progress):
+        for finding in reader.feed(lines.data, lines.offset, lines.number, now):
+            if isinstance(finding, Event) and finding.time is not None and finding.time > clock:
+                clock = finding.time
+            yield clock, finding, finding.offset
+
+
+def blocks(path: str, progress: Callable[[int], object] = lambda _: None) -> Iterator[tuple[Lines, float]]:
+    """The lines of a file, in blocks, each with what is "now". Raises Unreadable."""
+    with _opened(path) as raw:
         buffer = LineBuffer()
         now = time.time() if raw is sys.stdin.buffer else os.fstat(raw.fileno()).st_mtime
-        clock = 0.0
-        for chunk in _chunks(raw, source.path, progress):
+        for chunk in _chunks(raw, path, progress):
             for lines in buffer.feed(chunk) if chunk else buffer.flush():
-                for finding in reader.feed(lines.data, lines.offset, lines.number, now):
-                    if isinstance(finding, Event) and finding.time is not None and finding.time > clock:
-                        clock = finding.time
-                    yield clock, finding, finding.offset
+                yield lines, now
 
 
 def events(

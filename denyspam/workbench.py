@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Any
 
-from denyspam import show
-from denyspam.events import CLIENT, HARMLESS, SettingsError
+from denyspam import replay, show
+from denyspam.events import CLIENT, HARMLESS, FilterError, SettingsError
 from denyspam.explain import Explanation, Span, explain
-from denyspam.filter import Filter
+from denyspam.filter import Filter, Reader, header_of, untagged
+from denyspam.grammar import parse_filter
+from denyspam.learn import Group, Groups, propose, skeleton
 from denyspam.pattern import CLIENTS_TEXT, IGNORE, PATHS
+from denyspam.scan import Scanner
 from denyspam.stamp import Stamps
 
 WIDE = 100  # characters, where no terminal tells its own
@@ -214,3 +220,141 @@ def _apart(spans: Sequence[Span]) -> Iterator[Span]:
         if span.start >= end and span.end > span.start:
             yield span
             end = span.end
+
+
+# --- learn and new-filter ---------------------------------------------------------------------------------------------
+
+SYSLOG = re.compile(rb"[A-Z][a-z]{2} [ \d]\d |\d{4}-\d\d-\d\dT|<\d{1,3}>")  # such a line names its program, if any
+
+
+def untaken(
+    paths: Sequence[str], filters: Sequence[Filter], zone: tzinfo, every: bool, progress: Callable[[int], object]
+) -> Groups:
+    """The lines that no filter takes: of the programs that the filters read, or of `every` one."""
+    groups = Groups()
+    for path in paths:
+        stamps = Stamps(zone)
+        learner = _Learner(Reader(filters, stamps), stamps, every, groups)
+        scanner = Scanner(filters, path, stamps)
+        for block, now in replay.blocks(path, progress):
+            taken = {finding.offset for finding in scanner.feed(block.data, block.offset, 0, now)}
+            start = 0
+            while start < len(block.data):
+                end = block.data.index(b"\n", start)
+                if block.offset + start not in taken and end > start:
+                    learner.learn(block.data[start:end], now)
+                start = end + 1
+    return groups
+
+
+@dataclass(frozen=True, slots=True)
+class _Learner:
+    """Puts a line that no pattern of an event takes where it belongs."""
+
+    reader: Reader
+    stamps: Stamps
+    every: bool
+    groups: Groups
+
+    def learn(self, line: bytes, now: float) -> None:
+        line = line.rstrip(b"\r")
+        stamp = self.stamps.read(line, now)[1]
+        _, takers, start = self.reader.header(line, stamp)
+        header, syslog = header_of(line, stamp), SYSLOG.match(line) is not None
+        program = ""
+        if header is not None and (syslog or header.end() == start):
+            names = header.groupdict()
+            program = (names["program"] or names.get("alone") or b"").decode("utf-8", "replace")
+            start = header.end()
+            takers = tuple(each for each in takers if each.takes(program))
+        elif syslog:
+            takers = ()
+        body, _, _ = untagged(line, start)
+        if not body.strip() or not (self.every or takers):
+            return
+        group = self.groups.add(program, body, line)
+        if group.count == 1:
+            group.known = self.reader.read(line, now) is not None
+
+
+def learned(groups: Groups, most: int, as_json: bool) -> None:
+    """Prints the groups, the most frequent first."""
+    found = groups.found()
+    if as_json:
+        rows = [_group_row(number, group) for number, group in enumerate(found[:most], 1)]
+        print(json.dumps({"groups": rows, "more": max(0, len(found) - most), "dropped": groups.dropped}))
+        return
+    width = len(str(found[0].count)) if found else 1
+    for number, group in enumerate(found[:most], 1):
+        print(
+            f"{number:3}  {group.count:{width}} x  {show.line(group.program.encode())}: {show.line(group.shape, 200)}"
+        )
+        for example in group.examples[:1]:
+            print(f"     {' ' * width}    {show.line(example, 200)}")
+    if not found:
+        print(
+            "every line is taken by a filter, or of a program that no filter reads (--all shows those)", file=sys.stderr
+        )
+    elif len(found) > most:
+        print(f"… and {show.count(len(found) - most, 'shape')} more (-n shows them)", file=sys.stderr)
+    if groups.dropped:
+        print(f"{show.count(groups.dropped, 'line')} of rare shapes were not kept", file=sys.stderr)
+
+
+def _group_row(number: int, group: Group) -> dict[str, Any]:
+    return {
+        "number": number,
+        "count": group.count,
+        "program": group.program,
+        "shape": group.shape.decode("utf-8", "replace"),
+        "kind": group.kind,
+        "examples": [example.decode("utf-8", "replace") for example in group.examples],
+    }
+
+
+def proposed(group: Group, as_json: bool) -> bool:
+    """Prints a pattern for one group; whether there is one."""
+    found = propose(group)
+    if as_json:
+        print(json.dumps({"kind": found.kind, "text": found.text or None, "reason": found.reason or None}))
+        return bool(found.text)
+    if not found.text:
+        print(f"denyspam: no pattern for this shape: {found.reason}", file=sys.stderr)
+        return False
+    print(f"program {group.program or 'bare'}")
+    print(f"{found.kind or 'KIND'} {found.text}")
+    for example, address, queue_id in zip(group.examples[:1], found.addresses, found.queue_ids, strict=False):
+        print(f"sample {found.kind or 'KIND'} {address or f'id {queue_id}'}")
+        print(f"  {show.line(example)}")
+    if found.kind is None:
+        print("no word of it tells the kind: write it for KIND, if it is an offence at all", file=sys.stderr)
+    else:
+        print(f"the kind, {found.kind}, is a guess by the line's words", file=sys.stderr)
+    if re.search(r"\{quoted\}.*\{ip\}", found.text):
+        print("{quoted} before {ip}: only where the program never prints a quote inside it", file=sys.stderr)
+    return True
+
+
+def main_program(groups: Groups) -> str | None:
+    """That of most of the lines; None where there are none."""
+    counts: Counter[str] = Counter()
+    for group in groups.found():
+        counts[group.program] += group.count
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def new_filter(name: str, program: str, groups: Groups, path: str) -> list[str]:
+    """Writes the file `path`, which must not be there; what is to be said of it. Raises FileExistsError."""
+    chosen = [group for group in groups.found() if group.program == program][:12]
+    text = skeleton(name, program or "bare", chosen)
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(text)
+    said = [
+        f"{path}: {show.count(text.count(chr(10) + 'sample '), 'sample')} of {show.line(program.encode()) or 'bare'}"
+    ]
+    try:
+        parse_filter(text, path)
+        said.append(f"it passes `denyspam check {path}`; look at every kind in it all the same")
+    except FilterError as error:
+        said.append(f"not finished: {error}")
+    return said
