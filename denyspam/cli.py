@@ -157,6 +157,11 @@ def _parser() -> argparse.ArgumentParser:
     for each in (found, replay):
         each.add_argument("--year", type=int, help="the year of stamps without one (the file's own tells it otherwise)")
         each.add_argument("files", metavar="FILE", nargs="+", help="a log, also .gz .bz2 .xz .zst, or - for stdin")
+    setup = command("setup", _setup, "make this host's configuration and service, at first only watching")
+    setup.add_argument("--dry-run", action="store_true", help="show what would be written and why; write nothing")
+    setup.add_argument("--enforce", action="store_true", help="from now on ban, and not only watch")
+    setup.add_argument("--uninstall", action="store_true", help="end the bans, stop, and remove what setup wrote")
+    setup.add_argument("--root", metavar="DIR", default="/", help="another root folder; nothing is started then")
     return parser
 
 
@@ -577,6 +582,104 @@ def _new_filter(asked: argparse.Namespace) -> int:
             print(line)
     except OSError as error:
         raise Failed(f"{path}: {error.strerror}", USAGE) from error
+
+
+# --- this host --------------------------------------------------------------------------------------------------------
+
+
+def _setup(asked: argparse.Namespace) -> int:
+    from denyspam import setup
+
+    if asked.enforce and asked.uninstall:
+        raise Failed("--enforce and --uninstall exclude each other", USAGE)
+    if asked.root == "/" and os.geteuid() != 0 and not asked.dry_run:
+        raise Failed("not permitted: writing to /etc takes root; --dry-run shows what would be written", FORBIDDEN)
+    try:
+        return _uninstall(asked) if asked.uninstall else _install(asked)
+    except setup.Unusable as error:
+        print(f"denyspam: {error}", file=sys.stderr)
+        return DONE if asked.dry_run else NO
+    except OSError as error:
+        raise Failed(f"{error.filename}: {error.strerror}", USAGE) from error
+
+
+def _install(asked: argparse.Namespace) -> int:
+    from denyspam import discover, setup
+    from denyspam.host import ssh_peers
+    from denyspam.plugins import Filters, load
+
+    host = discover.Host()
+    if asked.root != "/":
+        host = discover.Host(asked.root, lambda words: discover.run_program(("chroot", asked.root, *words)))
+    conf = host.path(discover.INSTALLED)
+    found = discover.discover(host, Filters(conf).installed())
+    print(f"found on this host:\n{discover.report(found)}  firewall: {discover.firewall(host)}")
+    program = os.path.join(sys.prefix, "bin/denyspam")
+    files = setup.plan(host, found, program, "enforce" if asked.enforce else None, ssh_peers())
+    print("\nwould be written:" if asked.dry_run else "\nwritten:")
+    outcomes = setup.carry_out(asked.root, files, write=not asked.dry_run)
+    if asked.enforce and not asked.dry_run:
+        text = host.read(discover.INSTALLED)
+        setup.replace_file(conf, setup.with_mode(text, "enforce"))
+    for outcome, file in zip(outcomes, files, strict=True):
+        what = {"kept": "yours, left as it is; ours would differ so"}.get(outcome.what, outcome.what)
+        print(f"  {file.path}: {what} ({file.reason})")
+        for line in outcome.difference:
+            print(f"    {line}")
+    if asked.dry_run:
+        print(f"\n{files[0].path} would say:\n" + "".join(f"  {line}\n" for line in files[0].text.splitlines()))
+        return DONE
+    load(conf)
+    mode = setup.mode_of(host.read(discover.INSTALLED)) or "enforce"
+    if mode == "watch":
+        print("\nIt watches only: `denyspam status` and `denyspam list` tell what it would have banned.")
+        print("When that is right: denyspam setup --enforce")
+    return _start(asked.root, program)
+
+
+def _start(root: str, program: str) -> int:
+    from denyspam import setup
+
+    if root != "/" or not setup.systemd_runs():
+        print("Nothing was started: there is no systemd here; `denyspam run` is the daemon, in the foreground.")
+        return DONE
+    reason = setup.hidden(program)
+    if reason is not None:
+        print(f"denyspam: not started: {reason}. Install it into /opt/denyspam, or the package.", file=sys.stderr)
+        return NO
+    for words in setup.STARTING:
+        complaint = setup.command(words)
+        if complaint is not None:
+            print(f"denyspam: {' '.join(words)}: {complaint}", file=sys.stderr)
+            return NO
+    print("The service runs, and starts with this host.")
+    return DONE
+
+
+def _uninstall(asked: argparse.Namespace) -> int:
+    from denyspam import daemon, discover, setup
+    from denyspam.logfile import Unavailable
+    from denyspam.plugins import read_settings
+
+    conf = os.path.join(asked.root, discover.INSTALLED.lstrip("/"))
+    if asked.root == "/" and not asked.dry_run:
+        if setup.systemd_runs():
+            setup.command(setup.STOPPING[0])  # it complains where there is no unit, which is what we want
+        if os.path.exists(conf):
+            try:
+                count = daemon.flush(read_settings(conf), keep=False)
+            except Unavailable as error:
+                raise Failed(f"nothing was removed: {error}", error.code) from error
+            except ActionError as error:
+                raise Failed(f"nothing was removed: {error}", UNAVAILABLE) from error
+            print(f"released {show.count(count, 'ban')}, and the firewall's table is gone")
+    outcomes = setup.remove(asked.root, write=not asked.dry_run)
+    for outcome in outcomes:
+        what = {"kept": "yours, left as it is", "removed": "would be removed" if asked.dry_run else "removed"}
+        print(f"{outcome.path}: {what[outcome.what]}")
+    if asked.root == "/" and not asked.dry_run and setup.systemd_runs():
+        setup.command(setup.STOPPING[1])
+    print("/var/lib/denyspam, with the history of bans, is left" if outcomes else "setup has written nothing here")
     return DONE
 
 

@@ -638,8 +638,9 @@ def open_ledger(state: str) -> Ledger:
     return ledger
 
 
-def flush(settings: Settings) -> int:
-    """Empty the kernel's sets and end the ledger's bans while no daemon runs; how many bans that ended.
+def flush(settings: Settings, *, keep: bool = True) -> int:
+    """Empty the kernel's sets and end the ledger's bans while no daemon runs; how many bans that ended. Without `keep`
+    nothing of ours is left in the kernel, not even the empty sets.
 
     Raises ActionError, and Unavailable where a daemon runs that does not answer.
     """
@@ -648,7 +649,7 @@ def flush(settings: Settings) -> int:
             action = load_action(settings)
             held = action.start()
             action.release(one.target for one in held)
-            action.stop(keep=True)
+            action.stop(keep)
         ledger = open_ledger(settings.state)
         rows = ledger.open()
         for row in rows:

@@ -1,4 +1,5 @@
 """discover: which mail server this host runs, where it logs, and which peers of its own must never be banned.
+Both `make run` and `denyspam setup` (setup.py, which writes) go by it.
 
 It asks the programs themselves (`postconf`, `exim -bP`), reads the syslog daemon's configuration, and believes a
 well-known path only where a file stands there. It changes nothing on the host; the one thing it can write is a
@@ -330,6 +331,10 @@ def _allow(host: Host, servers: Sequence[str], notes: list[str]) -> Iterator[All
         access = host.read("/etc/mail/access")
         granted = re.findall(r"^(?:Connect:)?([^#\s]\S*)\s+RELAY\b", access, re.M)
         yield from _networks(host, " ".join(map(_sendmail_network, granted)), "sendmail access, RELAY", notes)
+        # Names there are domains that are relayed *to*; only addresses and networks are hosts of one's own.
+        granted = [_sendmail_network(line.strip()) for line in host.read("/etc/mail/relay-domains").splitlines()]
+        networks = " ".join(each for each in granted if _network(each) is not None)
+        yield from _networks(host, networks, "sendmail relay-domains", notes)
         smart_host = re.search(r"^DS(?:\w+:)?(\S+)", host.read("/etc/mail/sendmail.cf"), re.M)
         yield from _relay(host, smart_host[1] if smart_host else "", "sendmail smart host", notes)
     domains.append(host.read("/etc/mailname").strip())
@@ -486,6 +491,22 @@ def configuration(found: Found, mode: str, folder: str | None = None) -> str:
 
 def _bare(network: Network) -> str:
     return str(network.network_address if network.prefixlen == network.max_prefixlen else network)
+
+
+# Who else may have rules, and the file that shows it. Bans stand in a table of their own beside all of them.
+FIREWALLS = {
+    "firewalld": "/usr/sbin/firewalld",
+    "ufw": "/usr/sbin/ufw",
+    "nftables": "/etc/nftables.conf",
+    "shorewall": "/sbin/shorewall",
+    "iptables": "/etc/iptables/rules.v4",
+}
+
+
+def firewall(host: Host) -> str:
+    """One line on what else filters here, and where the bans go."""
+    beside = [name for name, path in FIREWALLS.items() if host.exists(path)]
+    return "nftables, in a table of its own" + (f" beside {' and '.join(beside)}" if beside else "")
 
 
 def report(found: Found) -> str:

@@ -29,6 +29,15 @@ ELSEWHERE = {
     "make run": "test_the_demonstration below; on a mail server it would not end",
     "make run MODE=watch": "test_discover.py",
     "make test": "this run",
+    "make deb": "test_deb.py",
+    "apt install ./dist/denyspam.deb": "test_deb.py",
+    "python3 -m venv /opt/denyspam": "test_deb.py, which makes the package's environment so",
+    "/opt/denyspam/bin/pip install .": "the same",
+    "ln -s /opt/denyspam/bin/denyspam /usr/local/sbin/denyspam": "the next but two, with -f",
+    "denyspam setup --dry-run": "test_setup.py",
+    "denyspam setup": "test_setup.py",
+    "denyspam setup --enforce": "test_setup.py",
+    "systemd-sysusers": "test_deb.py",
 }
 
 
