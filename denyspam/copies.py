@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from denyspam.events import Finding, Hint
+from denyspam.events import Finding
 
 CAPACITY = 65_536  # findings; a minute of a flood in one log before the other is read
 
@@ -22,7 +22,7 @@ class Copies:
         self._capacity = capacity
         self._waiting: OrderedDict[int, list[str]] = OrderedDict()  # hash of a line -> the logs it has no copy of yet
 
-    def is_copy(self, finding: Finding | Hint) -> bool:
+    def is_copy(self, finding: Finding) -> bool:
         """Whether another log told this line before."""
         line = hash(finding.text)  # keyed for each process: nobody outside can make two lines collide
         files = self._waiting.get(line)

@@ -21,7 +21,9 @@ from multiprocessing import get_context
 from typing import Any, BinaryIO
 
 from denyspam import replay
-from denyspam.events import Event, Hint
+from denyspam.events import Event
+from denyspam.hints import Hints
+from denyspam.join import Join
 from denyspam.replay import Source, Stream, Unreadable
 
 LEAST = 512 << 20  # bytes of all logs together; below it the others have hardly begun when one core is through
@@ -51,9 +53,9 @@ def events(
             path = os.path.join(folder, str(number))
             spool = open(path, "wb+")  # noqa: SIM115 - the stream closes it
             work = pool.submit(_work, source, harmless, path)
-            streams.append(_stream(source, harmless, spool, work, progress))
+            streams.append(_stream(source, spool, work, progress))
         try:
-            yield from replay.merged(streams, copies=copies)
+            yield from replay.merged(streams, Join(), copies=copies)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -83,8 +85,8 @@ def _work(source: Source, harmless: bool, path: str) -> None:
     with open(path, "ab", buffering=0) as spool:
         batch: list[tuple[float, Any, int]] = []
         try:
-            for clock, finding, place in replay.findings(source, progress, harmless=harmless):
-                batch.append((clock, tuple(finding[:-1]) if isinstance(finding, Hint) else finding, place))
+            for found in replay.findings(source, progress, None if harmless else Hints(every=True)):
+                batch.append(found)
                 if len(batch) == BATCH:
                     if os.fstat(spool.fileno()).st_nlink == 0:
                         return  # nobody will read it
@@ -103,16 +105,12 @@ def _write(spool: Any, said: tuple[list[Any], int, str | None]) -> None:
         view = view[spool.write(view) :]
 
 
-def _stream(
-    source: Source, harmless: bool, spool: BinaryIO, work: Future[None], progress: Callable[[int], object]
-) -> Stream:
-    answer = replay.scanner(source, harmless).answer
+def _stream(source: Source, spool: BinaryIO, work: Future[None], progress: Callable[[int], object]) -> Stream:
     with spool:
         while True:
             batch, read, end = _next(source, spool, work)
             progress(read)
-            for clock, finding, place in batch:
-                yield clock, finding if isinstance(finding, Event) else Hint._make((*finding, answer)), place
+            yield from batch
             if end:
                 raise Unreadable(end)
             if end is not None:

@@ -35,7 +35,7 @@ from denyspam.control import Server
 from denyspam.copies import Copies
 from denyspam.drift import Drift
 from denyspam.enforce import Enforcer
-from denyspam.events import Ban, Event, Finding, Held, Hint, SettingsError, Target
+from denyspam.events import Ban, Event, Finding, Held, SettingsError, Target
 from denyspam.filter import Filter
 from denyspam.host import own_addresses
 from denyspam.join import HOUR, Join
@@ -95,7 +95,7 @@ class Daemon:
         self.join = Join()
         saved = ledger.positions()
         self.logs = {
-            each.path: LogFile(each, self.filters[each.path], saved.get(each.path), self.started)
+            each.path: LogFile(each, self.filters[each.path], saved.get(each.path), self.started, self.join.hints)
             for each in settings.logs
         }
         self.enforcer = Enforcer(
@@ -368,7 +368,7 @@ class Daemon:
             self._reading.add(path)
             asyncio.get_running_loop().call_soon(self._read, path)
 
-    def _joined(self, finding: Finding | Hint, place: int) -> Sequence[Event]:
+    def _joined(self, finding: Finding, place: int) -> Sequence[Event]:
         """The events that a finding completes; none where another log told the same line before."""
         if len(self.logs) > 1 and self.copies.is_copy(finding):
             return ()

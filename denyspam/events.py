@@ -7,7 +7,6 @@ well as it ever will be. Times are epoch seconds as float, from the line's own s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop
@@ -46,17 +45,6 @@ class Event(NamedTuple):
 
 
 Finding = Event  # what one line says by itself; once its address is as known as it ever will be, it is called an event
-
-
-class Hint(NamedTuple):
-    """A line that seems to say whose a queue id is. Reading it tells; most are never asked."""
-
-    queue_id: str
-    file: str
-    offset: int
-    text: bytes
-    now: float  # when the line was met
-    read: Callable[[Hint], Finding | None]
 
 
 @dataclass(frozen=True, slots=True)

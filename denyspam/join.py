@@ -19,16 +19,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from denyspam.events import CLIENT, HARMLESS, VERDICTS, Event, Finding, Hint
+from denyspam.events import CLIENT, HARMLESS, VERDICTS, Event, Finding
+from denyspam.hints import REACH, Hints
 
 made = tuple.__new__  # an event of the values of another, at a third of what _replace() takes
 
 HOUR = 3600.0  # seconds
-REACH = 32 << 20  # bytes
 CLIENTS = 500_000
 WAITING = 100_000
 SWEEP = 65_536
-THIN = 64  # hints
 ONCE = frozenset((*VERDICTS, "accept"))
 
 
@@ -58,19 +57,13 @@ class _Log:
 
 
 class Join:
-    """The memory of queue ids. Feed findings and hints in the order of their lines.
-
-    A hint is read when its queue id is asked for, and at once where the id is known already: by an offence that waits,
-    or since another line named it.
-    """
+    """The memory of queue ids. Feed findings in the order of their lines; `hints` are for their scanners."""
 
     def __init__(self, clients: int = CLIENTS, waiting: int = WAITING) -> None:
         self._bounds = clients, waiting
         self._clients: OrderedDict[tuple[str, str], _Client] = OrderedDict()  # oldest first
-        self._hints: OrderedDict[str, tuple[Hint, float, int]] = OrderedDict()  # unread, with their times and positions
-        self._known: set[str] = set()  # the queue ids of what was read: all of those below, and some forgotten ones
-        self._sweep = SWEEP  # when the forgotten ones are to go
-        self._fresh = 0  # hints that came since the last look for old ones
+        self.hints = Hints()
+        self._sweep = SWEEP  # known ids above which the forgotten ones go
         self._told: OrderedDict[tuple[str, str, str], float] = OrderedDict()  # (host, id, kind) -> last telling
         self._waiting: dict[tuple[str, str], list[_Offence]] = {}
         self._count = 0  # offences in _waiting
@@ -81,7 +74,7 @@ class Join:
         """Offences whose client is not known yet."""
         return self._count
 
-    def feed(self, finding: Finding | Hint, position: int) -> Sequence[Event]:
+    def feed(self, finding: Finding, position: int) -> Sequence[Event]:
         """The events that this finding completes.
 
         `position` is the line's place in its log as one endless stream: offsets start anew after a rotation, this
@@ -91,14 +84,6 @@ class Join:
         if log is None:
             log = self._logs[finding.file] = _Log()
         log.position = position
-        if isinstance(finding, Hint):
-            if finding.queue_id in self._known or finding.queue_id in self._hints:
-                return self._hint(finding, log)
-            self._hints[finding.queue_id] = finding, log.time, position
-            self._fresh += 1
-            if self._fresh == THIN:
-                self._thin()
-            return ()
         time = finding.time
         if time is None:
             time = log.time
@@ -108,19 +93,23 @@ class Join:
         if finding.queue_id is None:
             settled = () if finding.kind == CLIENT else _settled(finding, finding.address)
         else:
-            if finding.queue_id in self._hints:
-                self._ask(finding.queue_id)
-            if len(self._known) > self._sweep:
-                self._known = {each[1] for each in (*self._clients, *self._told, *self._waiting)}
-                self._sweep = 2 * len(self._known) + SWEEP
-            self._known.add(finding.queue_id)
+            queue_id = finding.queue_id.encode()
+            if queue_id in self.hints:
+                self._ask(queue_id)
+            known = self.hints.known
+            if len(known) > self._sweep:
+                known.clear()
+                known.update(each[1].encode() for each in (*self._clients, *self._told, *self._waiting))
+                self._sweep = 2 * len(known) + SWEEP
+            known.add(queue_id)
             settled = self._read(finding, finding.queue_id, time, position, log)
         return (*lapsed, *settled) if lapsed else settled
 
     def _read(self, finding: Finding, queue_id: str, time: float, position: int, log: _Log) -> Sequence[Event]:
         key = (finding.host, queue_id)
         if finding.kind == CLIENT:
-            if key in self._clients:
+            before = self._clients.get(key)
+            if before is not None and (before.address, before.time) != (finding.address, time):
                 self._afresh(key)
             self._remember(key, _Client(finding.address, time, finding.file, position))
             return self._resolve(key, finding.address, time)
@@ -134,32 +123,15 @@ class Join:
             return _settled(finding, client.address)
         return () if finding.kind in HARMLESS else self._wait(_Offence(key, time, finding), log)
 
-    def _hint(self, hint: Hint, log: _Log) -> Sequence[Event]:
-        """A line for an id that is known, or hinted at before: the later one may be a client's own words."""
-        if hint.queue_id in self._hints:
-            self._ask(hint.queue_id)
-        finding = hint.read(hint)
-        return () if finding is None else self.feed(finding, log.position)
-
-    def _ask(self, queue_id: str) -> None:
+    def _ask(self, queue_id: bytes) -> None:
         """Read what was put off, as if it had been read in its place: nothing waited for it, nothing was told."""
-        hint, time, position = self._hints.pop(queue_id)
-        self._known.add(queue_id)
-        finding = hint.read(hint)
-        if finding is not None and finding.queue_id == queue_id:
-            client = _Client(finding.address, time if finding.time is None else finding.time, finding.file, position)
-            self._remember((finding.host, queue_id), client)
-
-    def _thin(self) -> None:
-        """Let go of hints out of reach, or above the bound; twice as many at most as came since the last time."""
-        self._fresh = 0
-        for _ in range(2 * THIN):
-            if not self._hints:
-                break
-            hint, _, position = self._hints[next(iter(self._hints))]
-            if len(self._hints) <= self._bounds[0] and self._logs[hint.file].position - position <= REACH:
-                break
-            del self._hints[hint.queue_id]
+        finding, position = self.hints.take(queue_id)
+        if finding is not None and finding.queue_id == queue_id.decode():
+            log = self._logs.setdefault(finding.file, _Log())
+            client = _Client(
+                finding.address, log.time if finding.time is None else finding.time, finding.file, position
+            )
+            self._remember((finding.host, finding.queue_id), client)
 
     def flush(self) -> list[Event]:
         """The logs are over: what still waits comes out without an address, log by log in the order of the lines."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
-from denyspam.events import Event, Finding, Hint
+from denyspam.events import Finding
 from denyspam.filter import Filter
+from denyspam.hints import Hints
 from denyspam.host import zone
 from denyspam.scan import Scanner
 from denyspam.settings import LogSettings
@@ -37,11 +38,18 @@ def open_tail(path: str, position: Position | None, note: Callable[[str], None])
 class LogFile:
     """One configured log: its tail and its scanner."""
 
-    def __init__(self, settings: LogSettings, filters: Sequence[Filter], saved: tuple[str, float] | None, now: float):
+    def __init__(
+        self,
+        settings: LogSettings,
+        filters: Sequence[Filter],
+        saved: tuple[str, float] | None,
+        now: float,
+        hints: Hints,
+    ) -> None:
         self.path = settings.path
         self._arrival = settings.stamp == "none"
         self._stamps = Stamps(zone(settings.timezone), arrival=self._arrival)
-        self.scanner = Scanner(filters, self.path, self._stamps, brief=True)
+        self.scanner = Scanner(filters, self.path, self._stamps, hints)
         position = None
         self.clock = now  # the newest stamp up to where the log was read
         if saved is not None:
@@ -63,11 +71,11 @@ class LogFile:
             self._said = text
             log.warning("%s", text)
 
-    def findings(self, block: Block, now: float) -> list[tuple[Finding | Hint, int]]:
+    def findings(self, block: Block, now: float) -> list[tuple[Finding, int]]:
         """What a block says, each with its place in the log as one endless stream."""
-        found = self.scanner.feed(block.data, block.offset, block.number, now)
+        found = self.scanner.feed(block.data, block.offset, block.number, now, self._fed)
         if self._arrival and not self.live:  # a backlog without stamps must not look like one burst
-            found = [one._replace(time=None) if isinstance(one, Event) else one for one in found]
+            found = [one._replace(time=None) for one in found]
         base, self._fed = self._fed - block.offset, self._fed + len(block.data)
         last = self._stamps.read(block.data[block.data.rfind(b"\n", 0, -1) + 1 : -1], now)[0]
         if last is not None:
@@ -75,7 +83,7 @@ class LogFile:
         self.moved = True
         return [(one, base + one.offset) for one in found]
 
-    def history(self, since: float, now: float) -> Iterator[tuple[float, Finding | Hint | None, int]]:
+    def history(self, since: float, now: float) -> Iterator[tuple[float, Finding | None, int]]:
         """(time, finding, place) of what stands before the position and is not older than `since`.
 
         After each block once without a finding: dull lines take time too.
@@ -86,8 +94,7 @@ class LogFile:
         try:
             for block in self.tail.history(lambda line: (self._stamps.read(line, now)[0] or now) < since):
                 for finding, place in self.findings(block, now):
-                    if isinstance(finding, Event):
-                        clock = max(clock, finding.time or 0.0)
+                    clock = max(clock, finding.time or 0.0)
                     yield clock, finding, place
                 yield clock, None, 0
         except GeneratorExit:  # stopped half way: the position is still where it was

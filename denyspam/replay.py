@@ -17,8 +17,9 @@ from datetime import tzinfo
 from typing import BinaryIO
 
 from denyspam.copies import Copies
-from denyspam.events import Ban, Event, Finding, Hint
+from denyspam.events import Ban, Event, Finding
 from denyspam.filter import Filter
+from denyspam.hints import Hints
 from denyspam.join import Join
 from denyspam.lines import LineBuffer, Lines
 from denyspam.policy import Judge
@@ -45,26 +46,20 @@ class Unreadable(Exception):
 
 
 # Of one log, in its order: (the newest time so far, finding, offset)
-Stream = Iterator[tuple[float, Finding | Hint, int]]
+Stream = Iterator[tuple[float, Finding, int]]
 
 
-def scanner(source: Source, harmless: bool) -> Scanner:
-    """What reads the lines of `source`."""
-    return Scanner(
-        source.filters, source.path, Stamps(source.zone, source.year, arrival=source.arrival), brief=not harmless
-    )
-
-
-def findings(source: Source, progress: Callable[[int], object] = lambda _: None, *, harmless: bool = False) -> Stream:
-    """What a file says. Raises Unreadable.
+def findings(source: Source, progress: Callable[[int], object] = lambda _: None, hints: Hints | None = None) -> Stream:
+    """What a file says, `hints` as in Scanner. Raises Unreadable.
 
     `progress` is told bytes of the file as they are read (compressed ones as they are on the disk).
     """
-    reader = scanner(source, harmless)
+    stamps = Stamps(source.zone, source.year, arrival=source.arrival)
+    scanner = Scanner(source.filters, source.path, stamps, hints)
     clock = 0.0
     for lines, now in blocks(source.path, progress):
-        for finding in reader.feed(lines.data, lines.offset, lines.number, now):
-            if isinstance(finding, Event) and finding.time is not None and finding.time > clock:
+        for finding in scanner.feed(lines.data, lines.offset, lines.number, now):
+            if finding.time is not None and finding.time > clock:
                 clock = finding.time
             yield clock, finding, finding.offset
 
@@ -91,12 +86,13 @@ def events(
     With `harmless` those of kind accept and defer too.
     Without `copies` a line that stands in two of the logs is taken once, as the daemon does.
     """
-    return merged([findings(source, progress, harmless=harmless) for source in sources], copies=copies)
-
-
-def merged(streams: Sequence[Stream], *, copies: bool) -> Iterator[Event]:
-    """The events of these streams; see `events`."""
     join = Join()
+    hints = None if harmless else join.hints
+    return merged([findings(source, progress, hints) for source in sources], join, copies=copies)
+
+
+def merged(streams: Sequence[Stream], join: Join, *, copies: bool) -> Iterator[Event]:
+    """The events of these streams; see `events`."""
     once = None if copies or len(streams) < 2 else Copies()
     for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]) if len(streams) > 1 else streams[0]:
         if once is None or not once.is_copy(finding):

@@ -9,8 +9,7 @@ a stamp, the program of a header, the canonical form of an address. What is out 
 repeated`, a line that may say two things) is left to a `Reader`, which reads any line, one pattern after the other; it
 is the reference that this file must agree with.
 
-Of the lines that only say whose a queue id is, no more than the id is read, as most are never asked: they come out as
-hints.
+Of the lines that only say whose a queue id is, no more than the id is read, as most are never asked (`hints`).
 """
 
 from __future__ import annotations
@@ -19,9 +18,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
+from operator import itemgetter
 
-from denyspam.events import CLIENT, HARMLESS, Finding, Hint
+from denyspam.events import CLIENT, HARMLESS, Finding
 from denyspam.filter import NO_QUEUE, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
+from denyspam.hints import Block, Hints
 from denyspam.pattern import ENDINGS, IGNORE, Pattern, Words
 from denyspam.stamp import Stamps
 from denyspam.tree import Tree
@@ -31,13 +32,12 @@ try:
 except ImportError:  # neither x86_64 nor aarch64: slower, and the same answers
     hyperscan = None  # type: ignore[assignment]
 
+BEHIND = 7  # bytes; a shorter text stands behind other words too often
 SHORTEST = 3  # bytes; a shorter needle stands in every line
 USUAL = 50  # a message that is taken is so much more frequent than anything else a filter has samples of
 LONGEST = 300  # bytes of a host's and a program's name that are remembered
 HEADERS = 4096  # of them; a log has some tens
 TAGGED = frozenset(bytes([one]) for one in b"[m0123456789")  # what TAGS begin with
-
-NONE, MANY = -1, -2
 
 made = tuple.__new__
 Search = Callable[[bytes], Sequence[tuple[int, int]]]  # (the end of a needle, its number), in this order
@@ -70,9 +70,10 @@ def needles(patterns: Sequence[Pattern], dull: Sequence[Sample]) -> tuple[bytes,
     return tuple(sorted(one for one in chosen if not any(other in one for other in chosen - {one})))
 
 
-def _first(pattern: Pattern) -> bool:
-    """Whether the line's body begins with the queue id and a colon."""
-    return pattern.pieces[0].startswith(b"(?P<id>") and pattern.pieces[1:2] == (b":",)
+def _behind(pattern: Pattern) -> bytes | None:
+    """The text right behind the queue id, where the line's body begins with that and the text is long enough."""
+    text = pattern.needles[0][0] if pattern.pieces[0].startswith(b"(?P<id>") else b""
+    return text if len(text) >= BEHIND and b"".join(pattern.pieces[1:]).startswith(re.escape(text)) else None
 
 
 def _served(texts: Words, fresh: Words, chosen: set[bytes]) -> bool:
@@ -88,17 +89,20 @@ def _shortest(texts: Words) -> int:
 
 @lru_cache(maxsize=64)  # a daemon has many logs with the same filters
 def _search(filters: tuple[Filter, ...], brief: bool) -> tuple[Search, int, tuple[bytes, ...]]:
-    """The search of a block, and the needles of hints: their numbers follow those of the others, of which this many."""
+    """The search of a block, and the needles of hints: their numbers follow those of the others, of which this many.
+
+    The needle of a hint stands right behind a queue id.
+    """
     dull = {IGNORE, *HARMLESS, CLIENT} if brief else {IGNORE}
     patterns = [each for found in filters for each in found.patterns]
     firm = [each for each in patterns if each.kind not in dull]
     guessed: list[Pattern] = []
     if brief and any("ip" not in each.holes for each in firm):
         clients = [each for each in patterns if each.kind == CLIENT]
-        guessed = [each for each in clients if _first(each)]
-        firm += [each for each in clients if not _first(each)]
+        guessed = [each for each in clients if _behind(each)]
+        firm += [each for each in clients if not _behind(each)]
     samples = [each for found in filters for each in found.samples if each.kind is None or each.kind in dull]
-    texts, hints = needles(firm, samples), needles(guessed, samples)
+    texts, hints = needles(firm, samples), tuple({text for each in guessed if (text := _behind(each))})
     search = _naive((*texts, *hints)) if hyperscan is None else _hyperscan((*texts, *hints))
     return search, len(texts), hints
 
@@ -140,18 +144,19 @@ def _hyperscan(texts: Sequence[bytes]) -> Search:
 class Scanner:
     """The filters of one log `file`. `bad_address` and `bad_time` count what could be no hit.
 
-    With `brief` only what can become a hit comes out: neither `accept` nor `defer`, and of client lines the hints.
+    With `hints` only what can become a hit comes out: neither `accept` nor `defer`, and of client lines those that are
+    asked for; the others are kept there.
     """
 
-    def __init__(self, filters: Sequence[Filter], file: str, stamps: Stamps, *, brief: bool = False) -> None:
+    def __init__(self, filters: Sequence[Filter], file: str, stamps: Stamps, hints: Hints | None = None) -> None:
         self._file = file
         self._stamps = stamps
         self._reader = Reader(filters, stamps)
-        self._search, self._firm, self._hints = _search(tuple(filters), brief)
-        self._dull = {IGNORE, *HARMLESS} if brief else {IGNORE}
+        self._hints = hints
+        self._search, self._firm, self._texts = _search(tuple(filters), hints is not None)
+        self._dull = {IGNORE} if hints is None else {IGNORE, *HARMLESS}
         self._headers: dict[bytes, tuple[str, Tree | None]] = {}  # what stands before a pid
         self._bare = _tree(self._reader.bare) if self._reader.bare else None
-        self._speaks: dict[tuple[int, Tree], bool] = {}
 
     @property
     def bad_address(self) -> int:
@@ -161,70 +166,76 @@ class Scanner:
     def bad_time(self) -> int:
         return self._reader.bad_time
 
-    def feed(self, block: bytes, offset: int, number: int, now: float) -> list[Finding | Hint]:
-        """The findings of `block`, in order. It is whole lines; `offset` and `number` (0: unknown) of the first."""
-        found: list[Finding | Hint] = []
+    def feed(self, block: bytes, offset: int, number: int, now: float, place: int | None = None) -> list[Finding]:
+        """The findings of `block`, in order. It is whole lines; `offset` and `number` (0: unknown) of the first.
+
+        `place` is its place in the log as one endless stream, where that is not `offset`.
+        """
+        found: list[Finding] = []
+        guesses: list[tuple[bytes, int, int]] = []  # queue id, where it ends, and the needle behind it
         firm, read = self._firm, self._read
-        start = stop = counted = 0
-        hint = NONE  # the needle of a hint, as long as the line has no other
+        stop = counted = 0
         for end, needle in self._search(block):
-            if end > stop:
-                if hint != NONE:
-                    self._guess(hint, block[start:stop], offset + start, now, found)
+            if needle >= firm:
+                at = end - len(self._texts[needle - firm])
+                start = block.rfind(b" ", max(0, at - 33), at) + 1
+                if start:
+                    guesses.append((block[start:at], at, needle))
+            elif end > stop:
                 start = block.rfind(b"\n", stop, end) + 1
                 stop = block.find(b"\n", end)
                 if stop < 0:
                     stop = len(block)
-                hint = NONE
-                if needle >= firm:
-                    hint = needle
-                    continue
-            elif hint == NONE:
-                continue
-            elif needle >= firm:
-                hint = MANY
-                continue
-            hint = NONE
-            if number:
-                number += block.count(b"\n", counted, start)
-                counted = start
-            finding = read(block[start:stop], offset + start, number, now)
-            if finding is not None:
-                found.append(finding)
-        if hint != NONE:
-            self._guess(hint, block[start:stop], offset + start, now, found)
+                if number:
+                    number += block.count(b"\n", counted, start)
+                    counted = start
+                finding = read(block[start:stop], offset + start, number, now)
+                if finding is not None:
+                    found.append(finding)
+        if guesses and self._hints is not None:
+            where = offset if place is None else place
+            lines = Block(block, self._file, where, self._client, offset, now)
+            clients = self._guess(guesses, found, lines, self._hints)
+            if clients:  # by offset
+                return sorted((*found, *clients), key=itemgetter(7))
         return found
 
-    def _guess(self, needle: int, line: bytes, offset: int, now: float, found: list[Finding | Hint]) -> None:
-        """A line that no more than a client pattern could take; those begin with the queue id and a colon."""
-        tree, start = None, 0
-        if line[15:16] == b" ":  # the usual stamp; where it is none, no header is known either
-            pid = line.find(b"[", 16, 16 + LONGEST)
-            known = self._headers.get(line[16:pid])
-            if known is not None:
-                tree, start = known[1], line.find(b"]: ", pid, pid + 12) + 3
-        if start < 16:
-            tree, start = self._header(line, self._stamps.read(line, now)[1])[1:]
-        if needle != MANY and tree is not None and line[:1] != b"<":
-            speaks = self._speaks.get((needle, tree))
-            if speaks is None:
-                text = self._hints[needle - self._firm]
-                speaks = any(text in one for each in tree.clients for texts in each.needles for one in texts)
-                self._speaks[needle, tree] = speaks
-            if not speaks:
-                return
-            queue_id = line[start : line.find(b":", start, start + 33)]
-            if 5 <= len(queue_id) <= 32 and queue_id.isalnum():
-                found.append(Hint(queue_id.decode("ascii"), self._file, offset, line, now, self.answer))
-                return
-        finding = self._read(line, offset, 0, now)
-        if finding is not None:
-            found.append(finding)
+    def _guess(
+        self, guesses: list[tuple[bytes, int, int]], found: list[Finding], block: Block, hints: Hints
+    ) -> list[Finding]:
+        """The client lines that are asked for; the others are put off."""
+        asked = {finding.queue_id.encode() for finding in found if finding.queue_id is not None}
+        told = {finding.offset for finding in found if finding.kind == CLIENT}
+        known, later = hints.known, {}
+        clients = []
+        for queue_id, at, needle in guesses:
+            if queue_id not in known and queue_id not in asked and not hints.every:
+                if queue_id not in later and queue_id not in hints:
+                    later[queue_id] = at
+                    continue
+                if not self._speaks(block, at, needle):  # two lines for one id: the later may be a client's own words
+                    continue
+                known.add(queue_id)
+            client = self._client(block, at)
+            if client is not None and client.offset not in told:
+                clients.append(client)
+        if later:
+            hints.keep(block, iter(later.items()))
+        return clients
 
-    def answer(self, hint: Hint) -> Finding | None:
-        """The client line that a hint of ours is; None where it is none after all."""
-        finding = self._read(hint.text, hint.offset, 0, hint.now)
+    def _client(self, block: Block, at: int) -> Finding | None:
+        """The client line around this byte of a block."""
+        start, stop = block.data.rfind(b"\n", 0, at) + 1, block.data.find(b"\n", at)
+        line = block.data[start:] if stop < 0 else block.data[start:stop]
+        finding = self._read(line, block.offset + start, 0, block.now)
         return finding if finding is not None and finding.kind == CLIENT else None
+
+    def _speaks(self, block: Block, at: int, needle: int) -> bool:
+        """Whether the program of this line has client lines with this needle."""
+        start = block.data.rfind(b"\n", 0, at) + 1
+        line = block.data[start:at]
+        tree = self._header(line, self._stamps.read(line, block.now)[1])[1]
+        return tree is None or self._texts[needle - self._firm] in map(_behind, tree.clients) or line[:1] == b"<"
 
     def _read(self, line: bytes, offset: int, number: int, now: float) -> Finding | None:
         """What a line says, as `_slowly` would say it."""

@@ -119,8 +119,9 @@ sample none
 CAPTURES = sorted((Path(__file__).parent / "captures").glob("*.log"))
 
 
-def settled(scanner: Scanner, blocks: list[bytes]) -> list[Event]:
+def settled(blocks: list[bytes], *, brief: bool = True) -> list[Event]:
     join, events, offset, number = Join(), [], 0, 1
+    scanner = Scanner(FILTERS, "mail.log", Stamps(timezone.utc), join.hints if brief else None)
     for block in blocks:
         for finding in scanner.feed(block, offset, number, NOW):
             events += join.feed(finding, finding.offset)
@@ -148,23 +149,23 @@ def test_the_fast_path_tells_what_the_simple_one_tells(log: Path) -> None:
     data = log.read_bytes()
     expected = simply(data)
     assert expected
-    assert expected == settled(Scanner(FILTERS, "mail.log", Stamps(timezone.utc), brief=True), [data])
+    assert expected == settled([data])
     lines = data.splitlines(keepends=True)
-    assert expected == settled(Scanner(FILTERS, "mail.log", Stamps(timezone.utc), brief=True), lines)
-    assert expected == settled(Scanner(FILTERS, "mail.log", Stamps(timezone.utc)), [data])
+    assert expected == settled(lines)
+    assert expected == settled([data], brief=False)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(SAMPLES) | st.sampled_from(CLIENTS), max_size=30))
 def test_hints_change_nothing(lines: list[bytes]) -> None:
     data = b"".join(line + b"\n" for line in lines)
-    assert simply(data) == settled(Scanner(FILTERS, "mail.log", Stamps(timezone.utc), brief=True), [data])
+    assert simply(data) == settled([data])
 
 
 def test_without_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     data = CAPTURES[0].read_bytes()
-    expected = settled(Scanner(FILTERS, "mail.log", Stamps(timezone.utc), brief=True), [data])
+    expected = settled([data])
     monkeypatch.setattr(scan, "hyperscan", None)
     scan._search.cache_clear()
-    assert expected == settled(Scanner(FILTERS, "mail.log", Stamps(timezone.utc), brief=True), [data])
+    assert expected == settled([data])
     scan._search.cache_clear()
