@@ -76,7 +76,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - a table of commands
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-c", dest="conf", metavar="CONF", default=argparse.SUPPRESS, help=f"default: {CONF}")
     as_json = argparse.ArgumentParser(add_help=False)
@@ -157,12 +157,15 @@ def _parser() -> argparse.ArgumentParser:
     for each in (found, replay):
         each.add_argument("--year", type=int, help="the year of stamps without one (the file's own tells it otherwise)")
         each.add_argument("files", metavar="FILE", nargs="+", help="a log, also .gz .bz2 .xz .zst, or - for stdin")
-    setup = command("setup", _setup, "make this host's configuration and service, at first only watching")
+    _setup_options(command("setup", _setup, "make this host's configuration and service, at first only watching"))
+    return parser
+
+
+def _setup_options(setup: argparse.ArgumentParser) -> None:
     setup.add_argument("--dry-run", action="store_true", help="show what would be written and why; write nothing")
     setup.add_argument("--enforce", action="store_true", help="from now on ban, and not only watch")
     setup.add_argument("--uninstall", action="store_true", help="end the bans, stop, and remove what setup wrote")
     setup.add_argument("--root", metavar="DIR", default="/", help="another root folder; nothing is started then")
-    return parser
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------------
@@ -582,6 +585,7 @@ def _new_filter(asked: argparse.Namespace) -> int:
             print(line)
     except OSError as error:
         raise Failed(f"{path}: {error.strerror}", USAGE) from error
+    return DONE
 
 
 # --- this host --------------------------------------------------------------------------------------------------------
