@@ -603,9 +603,18 @@ def _pieces(parts: Sequence[Part], after: _Next, backwards: bool = False) -> lis
             found.append(_hole(part, rest, backwards))
         elif isinstance(part, Maybe):
             found.append(b"(?:" + _regex(part.parts, rest, backwards) + b"|)")  # a third faster than (?:…)?
+        elif part.branches == ((Hole("quoted"),), (Hole("word"),)):
+            found.append(_value(rest))
         else:
             found.append(b"(?:" + b"|".join(_regex(branch, rest, backwards) for branch in part.branches) + b")")
     return found
+
+
+def _value(rest: _Next) -> bytes:
+    """{({quoted}|{word})}, where what both take alike is no word: else a line that fails is tried twice for each."""
+    taken = HOLES["word"].characters - {text[0] for text in rest.literals}
+    alike = b'"' + _set(taken - {34}) + b'{0,253}"(?!' + _set(taken) + b")"
+    return b"(?:" + _hole(Hole("quoted"), rest) + b"|(?!" + alike + b")" + _hole(Hole("word"), rest) + b")"
 
 
 def _longest(parts: Sequence[Part]) -> int | None:
