@@ -208,6 +208,7 @@ class Scanner:
         told = {finding.offset for finding in found if finding.kind == CLIENT}
         known, later = hints.known, {}
         clients = []
+        read = 0  # up to where: a line may hold a thousand needles, and says one thing
         for queue_id, at, needle in guesses:
             if queue_id not in known and queue_id not in asked and not hints.every:
                 if queue_id not in later and queue_id not in hints:
@@ -216,7 +217,10 @@ class Scanner:
                 if not self._speaks(block, at, needle):  # two lines for one id: the later may be a client's own words
                     continue
                 known.add(queue_id)
+            if at < read:
+                continue
             client = self._client(block, at)
+            read = (block.data.find(b"\n", at) + 1) or len(block.data)
             if client is not None and client.offset not in told:
                 clients.append(client)
         if later:
