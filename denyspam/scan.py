@@ -208,13 +208,20 @@ class Scanner:
         told = {finding.offset for finding in found if finding.kind == CLIENT}
         known, later = hints.known, {}
         clients = []
-        read = 0  # up to where: a line may hold a thousand needles, and says one thing
+        read = refused = 0  # up to where: a line may hold a thousand needles, and says one thing
+        silent: set[int] = set()  # needles that are not of this line's program
         for queue_id, at, needle in guesses:
             if queue_id not in known and queue_id not in asked and not hints.every:
                 if queue_id not in later and queue_id not in hints:
                     later[queue_id] = at
                     continue
+                if at >= refused:
+                    silent.clear()
+                if needle in silent:
+                    continue
                 if not self._speaks(block, at, needle):  # two lines for one id: the later may be a client's own words
+                    silent.add(needle)
+                    refused = (block.data.find(b"\n", at) + 1) or len(block.data)
                     continue
                 known.add(queue_id)
             if at < read:
