@@ -27,6 +27,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from math import inf
 from socket import AF_INET, AF_INET6, inet_pton
+from typing import NamedTuple
 
 from denyspam.events import HARMLESS, Ban, Event, Grace, Network, Past, Policy, Release, Target, address_text
 from denyspam.window import LATE, Window
@@ -34,10 +35,12 @@ from denyspam.window import LATE, Window
 RING = 16_384  # events kept as evidence
 EVIDENCE = 20  # lines a ban carries at most
 TEXT = 1_000  # bytes of a line kept as evidence
+SERIALS = (1 << 32) - 1  # events are numbered up to this, and then anew
 YEAR = 365 * 86_400.0
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
 
+made = tuple.__new__  # a ban of its values, at a third of what the call takes
 Key = tuple[str, tuple[int, ...]]  # equal to its Target, and made in a tenth of the time
 
 
@@ -52,10 +55,19 @@ class _Span:
     earlier: _Span | None  # of the same target
 
 
-@dataclass(frozen=True, slots=True)
-class _Counter:
+class _Counter(NamedTuple):
+    """A policy and its window."""
+
     policy: Policy
     window: Window
+
+
+class _Plan(NamedTuple):
+    """What an event of one kind is counted by, for one port list."""
+
+    ports: tuple[int, ...]
+    widths: tuple[int | None, ...]  # that it is counted under, each once
+    counters: tuple[tuple[int, Policy, Window], ...]  # in the order written; which of `widths` is theirs
 
 
 Ends = dict[tuple[int, int], dict[int, float]]  # (version, prefix length) -> leading bits -> until when
@@ -114,7 +126,7 @@ class Judge:
         self._grace_ends: Ends = {}
         self.spare(own)
         self._all = [_Counter(policy, Window(policy.hits, policy.within, capacity)) for policy in self.policies]
-        self._by_kind: dict[str, dict[tuple[int, ...], list[_Counter]]] = {kind: {} for kind in HARMLESS}
+        self._plans: dict[str, list[_Plan]] = {kind: [] for kind in HARMLESS}
         self._windows: dict[tuple[int, ...], list[Window]] = {}
         for counter in self._all:
             self._windows.setdefault(counter.policy.ports or ports, []).append(counter.window)
@@ -138,7 +150,7 @@ class Judge:
         self._spared: Ends = {}
         for one in (*LOOPBACK, *own, *self._allow):
             self._spared.setdefault((one.version, one.prefixlen), {})[_bits(one)] = inf
-        self._key = lru_cache(maxsize=65_536)(self._find_key)
+        self._key = lru_cache(maxsize=16_384)(self._find_key)
 
     def spared(self, network: Network) -> bool:
         """Whether loopback, an own address or an allowed one lies in `network`, or it in one of them."""
@@ -157,24 +169,29 @@ class Judge:
         name = self._find_key(address, prefix)
         return None if name is None else ip_network(name)
 
-    def _counters(self, kind: str) -> dict[tuple[int, ...], list[_Counter]]:
-        """Port list -> the policies that count this kind on these ports, in the order written."""
-        found = self._by_kind.get(kind)
-        if found is None:
-            found = self._by_kind[kind] = {}
-            for counter in self._all:
-                if counter.policy.kind in (kind, "any"):
-                    found.setdefault(counter.policy.ports or self.ports, []).append(counter)
-        return found
+    def _plan(self, kind: str) -> list[_Plan]:
+        """The policies that count this kind, by their port lists."""
+        ports: dict[tuple[int, ...], list[_Counter]] = {}
+        for counter in self._all:
+            if counter.policy.kind in (kind, "any"):
+                ports.setdefault(counter.policy.ports or self.ports, []).append(counter)
+        made = []
+        plans = []
+        for each, counters in ports.items():
+            widths = tuple(dict.fromkeys(counter.policy.prefix for counter in counters))
+            numbered = tuple((widths.index(policy.prefix), policy, window) for policy, window in counters)
+            plans.append(_Plan(each, widths, numbered))
+        self._plans[kind] = plans
+        return plans
 
-    def _keys(self, address: str, counters: Sequence[_Counter], time: float) -> list[str]:
-        """The address's key for each counter; empty where it is spared (and then it is under every width)."""
-        found = [key for counter in counters if (key := self._key(address, counter.policy.prefix)) is not None]
-        if self._grace_ends:
+    def _keys(self, address: str, widths: Iterable[int | None], time: float) -> list[str]:
+        """The address's key for each width; empty where it is spared (and then it is under every width)."""
+        keys = [key for width in widths if (key := self._key(address, width)) is not None]
+        if self._grace_ends and keys:
             if self._graced(address, time):
                 return []
-            found = [address if "/" in key and self._graced(key, time) else key for key in found]
-        return found
+            keys = [address if "/" in key and self._graced(key, time) else key for key in keys]
+        return keys
 
     def _graced(self, key: str, time: float) -> bool:
         return time < _until(*_numbers(ip_network(key)), self._grace_ends)
@@ -182,17 +199,17 @@ class Judge:
     def _find_key(self, address: str, prefix: int | None) -> str | None:
         """A Target's name. In numbers, since a botnet shows a new address with every line."""
         version, family, most = (6, AF_INET6, 128) if ":" in address else (4, AF_INET, 32)
-        packed = inet_pton(family, address)
-        number = int.from_bytes(packed, "big")
-        if _until(version, number, most, self._spared):
-            return None
+        number = int.from_bytes(inet_pton(family, address), "big")
+        for (other, length), ends in self._spared.items():  # as _until() would say, in a third of the time
+            if other == version and number >> (most - length) in ends:
+                return None
         if version == 6:
             width = prefix if prefix is not None and prefix > 32 else self._ipv6_prefix
         else:
             width = prefix if prefix is not None and prefix <= 32 else 32
         low = most - width
         if not low or _until(version, number >> low, width, self._spared):
-            return address_text(packed)
+            return address
         return f"{address_text((number >> low << low).to_bytes(most // 8, 'big'))}/{width}"
 
     # --- deciding -------------------------------------------------------------------------------------------------
@@ -200,21 +217,22 @@ class Judge:
     def decide(self, event: Event) -> list[Ban]:
         """Count an event; the bans that it completes, one per port list at most."""
         bans: list[Ban] = []
-        time = event.time
-        if time is None or event.address is None:
+        time, kind, address = event[:3]
+        if time is None or address is None:
             return bans
-        for ports, counters in self._counters(event.kind).items():
-            keys = self._keys(event.address, counters, time)
+        plans = self._plans.get(kind)
+        for ports, widths, counters in self._plan(kind) if plans is None else plans:
+            keys = self._keys(address, widths, time)
             if not keys:
                 break
             if self._banned(keys, ports, time):
                 continue
             serial = self._note(event, time)
             best: Ban | None = None
-            for key, counter in zip(keys, counters, strict=False):
-                serials = counter.window.add(key, time, serial)
+            for at, policy, window in counters:
+                serials = window.add(keys[at], time, serial)
                 if serials:
-                    ban = self._ban(counter.policy, Target.named(key, ports), event, time, serials)
+                    ban = self._ban(policy, Target.named(keys[at], ports), event, time, serials)
                     if best is None or ban.until > best.until:
                         best = ban
             if best is not None:
@@ -232,6 +250,8 @@ class Judge:
 
         By the spans, not by what is active: those follow the log alone, so that replay and live agree.
         """
+        if ban.target not in self._spans:
+            return []
         return [span for span in self._known(ban.target) if span.end > ban.until]
 
     def _ban(self, policy: Policy, target: Target, event: Event, time: float, serials: Sequence[int]) -> Ban:
@@ -240,17 +260,21 @@ class Judge:
             since = time - (policy.forget or YEAR)
             strikes = sum(span.strike and span.since >= since for span in self._known(target))
             duration = min(duration * 2.0 ** min(strikes, 64), policy.ceiling)
-        found = (self._ring[serial % RING] for serial in serials[-EVIDENCE:] if serial > self._serial - RING)
-        evidence = tuple(one for one in found if one)
-        return Ban(target, policy.name, time, time + duration, policy.hits, evidence, mark=(event.file, event.offset))
+        ring, newest = self._ring, self._serial
+        found = [ring[serial % RING] for serial in serials[-EVIDENCE:] if newest - serial & SERIALS < RING]
+        evidence = tuple([one for one in found if one is not None])
+        mark = (event.file, event.offset)
+        return made(Ban, (target, policy.name, time, time + duration, policy.hits, evidence, "", mark))
 
     def _note(self, event: Event, time: float) -> int:
-        self._serial += 1
-        self._clock = max(self._clock, time)
+        """Keep it as evidence; returns its serial number."""
+        self._serial = serial = self._serial + 1 & SERIALS
+        if time > self._clock:
+            self._clock = time
         if len(event.text) > TEXT:
             event = event._replace(text=event.text[:TEXT])
-        self._ring[self._serial % RING] = event
-        return self._serial
+        self._ring[serial % RING] = event
+        return serial
 
     def _banned(self, keys: Sequence[str], ports: tuple[int, ...], time: float) -> bool:
         for key in keys:
@@ -340,10 +364,10 @@ class Judge:
         return sum(len(counter.window) for counter in self._all)
 
     def _activate(self, ban: Ban) -> None:
-        ban = ban._replace(evidence=(), mark=None)
-        self._active[ban.target] = ban
-        self._port_lists.add(ban.target.ports)
-        heapq.heappush(self._ends, (ban.until, ban.target))
+        target, rule, since, until, hits, _, note, _ = ban
+        self._active[target] = made(Ban, (target, rule, since, until, hits, (), note, None))
+        self._port_lists.add(target.ports)
+        heapq.heappush(self._ends, (until, target))
 
     def _span(self, ban: Ban, end: float, *, strike: bool, waiting: bool = False) -> _Span:
         earlier = self._spans.get(ban.target)
@@ -439,8 +463,9 @@ class Judge:
             return
         for target, span in self._unread.pop((event.file, event.offset), ()):
             self._apply(target, span)
-        for ports, counters in self._counters(event.kind).items():
-            keys = self._keys(event.address, counters, time)
+        plans = self._plans.get(event.kind)
+        for ports, widths, counters in self._plan(event.kind) if plans is None else plans:
+            keys = self._keys(event.address, widths, time)
             for key in keys:
                 for span in list(self._known((key, ports))):
                     if span.since < time:
@@ -448,9 +473,9 @@ class Judge:
             if not keys or self._banned(keys, ports, time):
                 continue
             serial = self._note(event, time)
-            for key, counter in zip(keys, counters, strict=False):
-                if counter.window.add(key, time, serial):
-                    counter.window.trim(key)
+            for at, _, window in counters:
+                if window.add(keys[at], time, serial):
+                    window.trim(keys[at])
 
     def settle(self) -> None:
         """Everything up to the last position is read: what was remembered and not met in the log holds now."""

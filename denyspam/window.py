@@ -3,31 +3,38 @@
 Exact: the hit times themselves, no buckets and no estimate; both ends of the window are inclusive. A hit may come late
 (a queue id's client becomes known up to an hour after the offence) and is then inserted by its time, so times are kept
 for `within + LATE` seconds behind the key's newest one, and never fewer than the newest N.
-Bounded: above `capacity` keys the stalest key is forgotten. In a key that never reached N hits within M there are fewer
-than N hits in any M seconds, hence fewer than N * (2 + LATE / M) kept.
+Bounded: above `capacity` keys the stalest are forgotten, a 64th of them at once. In a key that never reached N hits
+within M there are fewer than N hits in any M seconds, hence fewer than N * (2 + LATE / M) kept.
+A million keys of one hit take 150 MB, the keys' own texts included: a key's hits are one string of bytes.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
+from struct import Struct
 
 LATE = 3600.0  # seconds; the horizon of a join by queue id
+
+HIT = Struct("=dI")  # time and serial
+TIME = Struct("=d")
+SIZE = HIT.size
 
 
 class Window:
     """The last hit times of each key for one policy: `hits` in `within` seconds.
 
-    A hit is a time and a serial number that the caller can find its evidence by.
+    A hit is a time and a serial number, of 32 bits, that the caller can find its evidence by.
     """
 
     def __init__(self, hits: int, within: float, capacity: int = 1_000_000) -> None:
         self.hits = hits
         self.within = within
         self.capacity = capacity
-        # key -> [time, serial, time, serial, …] by time; the least recently hit key first
-        self._keys: OrderedDict[str, array[float]] = OrderedDict()
+        self._bytes = hits * SIZE
+        # Key -> hits by time; the least recently hit key first. A plain dict, whose keys come anew with each hit: an
+        # OrderedDict takes half as much memory again.
+        self._keys: dict[str, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -37,42 +44,57 @@ class Window:
 
         The newest such N are returned where a late hit completes several.
         """
-        kept = self._keys.get(key)
-        if kept is None:
-            self._keys[key] = array("d", (time, serial))
+        before = self._keys.pop(key, None)
+        if before is None:
+            self._keys[key] = HIT.pack(time, serial)
             if len(self._keys) > self.capacity:
-                self._keys.popitem(last=False)
+                self._let_go()
             return (serial,) if self.hits == 1 else ()
-        self._keys.move_to_end(key)
-        at = len(kept)
-        while at and kept[at - 2] > time:
-            at -= 2
-        kept[at:at] = array("d", (time, serial))
-        found = self._full(kept, at)
-        self._forget_old(kept)
-        return found
-
-    def _full(self, kept: array[float], at: int) -> tuple[int, ...]:
-        """The newest run of N hits around position `at` that spans at most M seconds."""
-        span = 2 * (self.hits - 1)
-        for last in range(min(at + span, len(kept) - 2), max(at, span) - 2, -2):
-            if kept[last] - kept[last - span] <= self.within:
-                return tuple(int(serial) for serial in kept[last - span + 1 : last + 2 : 2])
+        if TIME.unpack_from(before, len(before) - SIZE)[0] > time:
+            return self._late(key, before, time, serial)
+        self._keys[key] = kept = before + HIT.pack(time, serial)
+        last = len(kept) - self._bytes
+        if last < 0:
+            return ()
+        if time - TIME.unpack_from(kept, last)[0] <= self.within:
+            return _serials(kept[last:])
+        if last:
+            self._keys[key] = self._recent(kept)
         return ()
 
-    def _forget_old(self, kept: array[float]) -> None:
-        oldest = kept[-2] - self.within - LATE
-        drop = 0
-        while len(kept) - drop > 2 * self.hits and kept[drop] < oldest:
-            drop += 2
-        if drop:
-            del kept[:drop]
+    def _late(self, key: str, before: bytes, time: float, serial: int) -> tuple[int, ...]:
+        """add() of a hit that is not the newest of its key."""
+        at = len(before)
+        while at and TIME.unpack_from(before, at - SIZE)[0] > time:
+            at -= SIZE
+        kept = before[:at] + HIT.pack(time, serial) + before[at:]
+        self._keys[key] = self._recent(kept)
+        # The newest run of N hits, this one among them, that spans at most M seconds.
+        span = self._bytes - SIZE
+        for last in range(min(at + span, len(kept) - SIZE), max(at, span) - SIZE, -SIZE):
+            first = last - span
+            if TIME.unpack_from(kept, last)[0] - TIME.unpack_from(kept, first)[0] <= self.within:
+                return _serials(kept[first : last + SIZE])
+        return ()
+
+    def _recent(self, kept: bytes) -> bytes:
+        """Without what is too old to be of any window still."""
+        oldest = TIME.unpack_from(kept, len(kept) - SIZE)[0] - self.within - LATE
+        drop, most = 0, len(kept) - self._bytes
+        while drop < most and TIME.unpack_from(kept, drop)[0] < oldest:
+            drop += SIZE
+        return kept[drop:]
+
+    def _let_go(self) -> None:
+        # Many at once: before the first key stand the places of all that went, and each search passes them again.
+        for key in list(islice(self._keys, max(1, self.capacity >> 6))):
+            del self._keys[key]
 
     def trim(self, key: str) -> None:
         """Keep only the key's newest N hits: for counting without deciding, where N is no bound."""
         kept = self._keys.get(key)
-        if kept is not None and len(kept) > 2 * self.hits:
-            del kept[: -2 * self.hits]
+        if kept is not None and len(kept) > self._bytes:
+            self._keys[key] = kept[-self._bytes :]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -82,5 +104,8 @@ class Window:
 
     def count(self, key: str, now: float) -> int:
         """Hits of the key in the M seconds up to `now`."""
-        kept = self._keys.get(key, ())
-        return sum(1 for time in kept[::2] if now - self.within <= time <= now)
+        return sum(1 for time, _ in HIT.iter_unpack(self._keys.get(key, b"")) if now - self.within <= time <= now)
+
+
+def _serials(kept: bytes) -> tuple[int, ...]:
+    return tuple([serial for _, serial in HIT.iter_unpack(kept)])
