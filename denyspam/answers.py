@@ -12,11 +12,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from ipaddress import ip_network
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Protocol
 
 from denyspam import show
 from denyspam.enforce import Enforcer
-from denyspam.events import ActionError, Ban, Grace, Network, Target
+from denyspam.events import ActionError, Ban, Grace, Network, Target, address_text
 from denyspam.join import Join
 from denyspam.ledger import MEMORY, Ledger, Row
 from denyspam.logfile import LogFile
@@ -29,6 +30,7 @@ FORCED = "forced"  # the rule of a ban by hand that only `--force` made possible
 GRACES = 10_000  # that may be in force at once
 MANUAL = 3600.0  # seconds a ban by hand lasts unless said otherwise
 LONGEST = 10 * 365 * 86_400.0  # seconds a ban by hand may last
+MAPPED = bytes(10) + b"\xff\xff"  # what ::ffff:192.0.2.7 begins with
 WIDEST = {4: 8, 6: 19}  # the shortest prefixes that may be banned by hand
 
 
@@ -196,7 +198,14 @@ class Answers:
         sessions = [_network(text) for text in request.get("sessions") or ()]
         refused: list[dict[str, str]] = []
         rules: dict[Target, str] = {}
+        ports = self._daemon.settings.ports
+        near = {self._daemon.judge.key(str(each.network_address)) for each in sessions}
         for text in request["addresses"]:
+            host = _host(text)
+            key = None if host is None else self._daemon.judge.key(host)
+            if key is not None and key not in near:  # nearly all of a long list: in a twentieth of the time
+                rules[Target.named(key, ports)] = "manual"
+                continue
             network = self._counted(text, sessions)
             reason, rule = self._protected(network, sessions), "manual"
             if reason and request.get("force") and not _too_wide(network):
@@ -204,7 +213,7 @@ class Answers:
             if reason:
                 refused.append({"address": str(text), "reason": reason})
             else:
-                rules[Target(network, self._daemon.settings.ports)] = rule
+                rules[Target(network, ports)] = rule
         now = time.time()
         bans = [Ban(target, rule, now, now + seconds, 0, note=note) for target, rule in rules.items()]
         ended = self._daemon.judge.end_graces(bans)
@@ -315,6 +324,15 @@ def _network(text: Any) -> Network:
     if mapped is None or network.prefixlen < 96:
         return network
     return ip_network((mapped, network.prefixlen - 96))
+
+
+def _host(text: Any) -> str | None:
+    """The canonical text of one plain address; None for all else, which _network() may understand."""
+    try:
+        packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    except (OSError, TypeError, ValueError):
+        return None
+    return None if packed[:-4] == MAPPED else address_text(packed)
 
 
 def _too_wide(network: Network) -> bool:

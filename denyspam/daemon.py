@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import NamedTuple
 
 from apscheduler.events import EVENT_JOB_ERROR
@@ -48,11 +49,14 @@ from denyspam.watch import Watch
 log = logging.getLogger("denyspam")
 
 SLICE = 0.02  # seconds of reading before the loop may do something else, such as read a quieter log
-PIECE = 65_536  # bytes of a log read at once: some 10 ms of a hostile log
+PIECE = 65_536  # bytes of a log read at once: some 5 ms of a hostile log
+FLOOD = 4 * PIECE  # and of one that we are behind with: fewer and larger transactions
 DRIFT = 2.0  # seconds the kernel's time left may differ from ours before it is set anew
 RETRY = 0.9  # seconds between two tries to write a ledger that fails: below a tick, so that each one tries
 SWITCH = 0.0005  # seconds a thread may keep the others waiting; Python's 5 ms would stand between a ban and the kernel
+GARBAGE = 50_000  # objects made before Python looks for cycles among them; at its 700 that is a sixth of a flood's CPU
 TOLD = 500  # decisions in one write to the log
+KIND_AND_FILTER, FILE = attrgetter("kind", "filter"), attrgetter("file")
 Loaded = tuple[Settings, dict[str, list[Filter]]]
 
 
@@ -225,12 +229,14 @@ class Daemon:
         rows = self.ledger.since(min(*map(self._oldest, self.logs.values()), self.started - self.judge.memory))
         self.judge.remember(row.past for row in rows)
         self.judge.grace(self.ledger.graces(self.started - self.judge.memory))
-        for row in rows:
-            if row.ended is None:
-                self._rows[row.ban.target] = _Open(row.id, self.judge.active[row.ban.target])
-                if row.state == "pending":
-                    self.pending.add(row.ban.target)
-                    self._unconfirmed.add(row.ban.target)
+        active = self.judge.active
+        for number, ban, state, ended, _ in rows:
+            if ended is None:
+                target = ban.target
+                self._rows[target] = _Open(number, active[target])
+                if state == "pending":
+                    self.pending.add(target)
+                    self._unconfirmed.add(target)
         self._expire()
         self._release_spared("never banned by the configuration as it is now")
 
@@ -265,7 +271,7 @@ class Daemon:
 
     def _restore(self, held: Sequence[Held]) -> int:
         """Give the kernel what it lacked when it was looked at; how many of those bans it had taken before."""
-        left = {one.target: one.left for one in held}
+        left = dict(held)
         start, end = self.enforcer.looked
         lacking = []
         for target, ban in self.judge.active.items():
@@ -350,16 +356,20 @@ class Daemon:
         pause = time.monotonic() + SLICE
         while True:
             try:
-                blocks = each.tail.read(time.monotonic(), PIECE)
+                blocks = each.tail.read(time.monotonic(), FLOOD if each.tail.behind else PIECE)
             except OSError as error:  # the disk failed under an open file
                 each.say(f"the log cannot be read now: {error}")
                 return
             now = time.time()
-            bans: list[Ban] = []
-            for block in blocks:
-                for finding, place in each.findings(block, now):
-                    for event in self._joined(finding, place):
-                        bans += self._decide(event)
+            events = [
+                event
+                for block in blocks
+                for finding, place in each.findings(block, now)
+                for event in self._joined(finding, place)
+            ]
+            self._count(events)
+            decide = self.judge.decide
+            bans = [ban for event in events for ban in decide(event)]
             if bans:
                 self.decided(bans, now)
             if not each.tail.behind or time.monotonic() > pause:
@@ -374,10 +384,10 @@ class Daemon:
             return ()
         return self.join.feed(finding, place)
 
-    def _decide(self, event: Event) -> list[Ban]:
-        self.counts[event.kind, event.filter] += 1
-        self.logs[event.file].events += 1
-        return self.judge.decide(event)
+    def _count(self, events: Sequence[Event]) -> None:
+        self.counts.update(map(KIND_AND_FILTER, events))
+        for path, count in Counter(map(FILE, events)).items():
+            self.logs[path].events += count
 
     def decided(self, bans: Sequence[Ban], now: float) -> None:
         """Write down what was decided, with the positions, then tell the firewall."""
@@ -557,6 +567,7 @@ def run(conf: str, *, flush: bool = False) -> None:
     Raises SettingsError, ActionError, Unavailable.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be obeyed: the files are being read anyway
+    gc.set_threshold(GARBAGE)
     loaded = load(conf)
     usable(loaded[0])
     with _locked(loaded[0].state):

@@ -138,7 +138,8 @@ class Judge:
         self._ends: list[tuple[float, Target]] = []  # a heap; every span's ban stands here, and then in `_over`
         self._over: deque[tuple[float, Target]] = deque()  # ends that have passed, the oldest first
         self._spans: dict[Key, _Span] = {}  # the newest of each
-        self._unread: dict[tuple[str, int], list[tuple[Target, _Span]]] = {}  # whose deciding hit is still to come
+        # Remembered, by file and offset of the deciding hit, which is still to come.
+        self._unread: dict[tuple[str, int], tuple[tuple[Target, _Span], ...]] = {}
         self._ring: list[Event | None] = [None] * RING
         self._serial = 0
         self._clock = 0.0  # the newest time of any hit
@@ -150,7 +151,7 @@ class Judge:
         self._spared: Ends = {}
         for one in (*LOOPBACK, *own, *self._allow):
             self._spared.setdefault((one.version, one.prefixlen), {})[_bits(one)] = inf
-        self._key = lru_cache(maxsize=16_384)(self._find_key)
+        self._keys = lru_cache(maxsize=16_384)(self._find_keys)
 
     def spared(self, network: Network) -> bool:
         """Whether loopback, an own address or an allowed one lies in `network`, or it in one of them."""
@@ -160,13 +161,22 @@ class Judge:
         """spared() of its network, for a hundred thousand of them: a fifth of the time."""
         host, _, width = target.name.partition("/")
         version, family, most = (6, AF_INET6, 128) if ":" in host else (4, AF_INET, 32)
-        length = int(width) if width else most
-        bits = int.from_bytes(inet_pton(family, host), "big") >> (most - length)
-        return _until(version, bits, length, self._spared) > 0.0
+        number = int.from_bytes(inet_pton(family, host), "big")
+        if not width:
+            return self._spares(version, most, number)
+        length = int(width)
+        return _until(version, number >> (most - length), length, self._spared) > 0.0
+
+    def _spares(self, version: int, most: int, number: int) -> bool:
+        """Of one address, what _until() would say, in a third of the time."""
+        for (other, length), ends in self._spared.items():
+            if other == version and number >> (most - length) in ends:
+                return True
+        return False
 
     def network(self, address: str, prefix: int | None = None) -> Network | None:
         """What is counted and banned for this client; None where it is spared."""
-        name = self._find_key(address, prefix)
+        name = self.key(address, prefix)
         return None if name is None else ip_network(name)
 
     def _plan(self, kind: str) -> list[_Plan]:
@@ -175,7 +185,6 @@ class Judge:
         for counter in self._all:
             if counter.policy.kind in (kind, "any"):
                 ports.setdefault(counter.policy.ports or self.ports, []).append(counter)
-        made = []
         plans = []
         for each, counters in ports.items():
             widths = tuple(dict.fromkeys(counter.policy.prefix for counter in counters))
@@ -184,25 +193,25 @@ class Judge:
         self._plans[kind] = plans
         return plans
 
-    def _keys(self, address: str, widths: Iterable[int | None], time: float) -> list[str]:
-        """The address's key for each width; empty where it is spared (and then it is under every width)."""
-        keys = [key for width in widths if (key := self._key(address, width)) is not None]
-        if self._grace_ends and keys:
-            if self._graced(address, time):
-                return []
-            keys = [address if "/" in key and self._graced(key, time) else key for key in keys]
-        return keys
+    def _find_keys(self, address: str, widths: Iterable[int | None]) -> tuple[str, ...]:
+        """The address's key for each width; none where it is spared (and then it is under every width)."""
+        return tuple([key for width in widths if (key := self.key(address, width)) is not None])
+
+    def _ungraced(self, keys: Sequence[str], address: str, time: float) -> Sequence[str]:
+        """The keys as they are while graces last: none of an address in one, it alone beside one."""
+        if self._graced(address, time):
+            return ()
+        return [address if "/" in key and self._graced(key, time) else key for key in keys]
 
     def _graced(self, key: str, time: float) -> bool:
         return time < _until(*_numbers(ip_network(key)), self._grace_ends)
 
-    def _find_key(self, address: str, prefix: int | None) -> str | None:
-        """A Target's name. In numbers, since a botnet shows a new address with every line."""
+    def key(self, address: str, prefix: int | None = None) -> str | None:
+        """network(), as a Target's name. In numbers, since a botnet shows a new address with every line."""
         version, family, most = (6, AF_INET6, 128) if ":" in address else (4, AF_INET, 32)
         number = int.from_bytes(inet_pton(family, address), "big")
-        for (other, length), ends in self._spared.items():  # as _until() would say, in a third of the time
-            if other == version and number >> (most - length) in ends:
-                return None
+        if self._spares(version, most, number):
+            return None
         if version == 6:
             width = prefix if prefix is not None and prefix > 32 else self._ipv6_prefix
         else:
@@ -222,7 +231,9 @@ class Judge:
             return bans
         plans = self._plans.get(kind)
         for ports, widths, counters in self._plan(kind) if plans is None else plans:
-            keys = self._keys(address, widths, time)
+            keys: Sequence[str] = self._keys(address, widths)
+            if self._grace_ends and keys:
+                keys = self._ungraced(keys, address, time)
             if not keys:
                 break
             if self._banned(keys, ports, time):
@@ -269,8 +280,7 @@ class Judge:
     def _note(self, event: Event, time: float) -> int:
         """Keep it as evidence; returns its serial number."""
         self._serial = serial = self._serial + 1 & SERIALS
-        if time > self._clock:
-            self._clock = time
+        self._clock = max(self._clock, time)
         if len(event.text) > TEXT:
             event = event._replace(text=event.text[:TEXT])
         self._ring[serial % RING] = event
@@ -298,7 +308,8 @@ class Judge:
     def hold(self, ban: Ban) -> Release | None:
         """Take a ban into force: one of ours, one by hand or one adopted. Returns the end of the one it replaces."""
         replaced = Release(ban.target, "replaced") if ban.target in self._active else None
-        self._end(ban.target, ban.since, strike=False)
+        if ban.target in self._spans:
+            self._end(ban.target, ban.since, strike=False)
         self._span(ban, ban.until, strike=True)
         self._forget(ban.target)
         self._activate(ban)
@@ -347,7 +358,7 @@ class Judge:
         """Hits of an address in each policy's window up to `now`, where there are any."""
         found = []
         for counter in self._all:
-            key = self._key(address, counter.policy.prefix)
+            key = self.key(address, counter.policy.prefix)
             hits = counter.window.count(key, now) if key else 0
             if hits:
                 found.append((counter.policy, hits))
@@ -446,15 +457,15 @@ class Judge:
 
     def remember(self, bans: Iterable[Past]) -> None:
         """What the ledger knows, oldest first, before the log is re-read with recall()."""
-        for past in bans:
-            end = past.ban.until if past.ended is None else min(past.ended, past.ban.until)
-            span = self._span(past.ban, end, strike=not past.released, waiting=True)
-            if past.ban.mark is not None:
-                self._unread.setdefault(past.ban.mark, []).append((past.ban.target, span))
-            if past.ended is None:
-                self._activate(past.ban)
+        for ban, ended, released in bans:
+            end = ban.until if ended is None else min(ended, ban.until)
+            span = self._span(ban, end, strike=not released, waiting=True)
+            if ban.mark is not None:
+                self._unread[ban.mark] = (*self._unread.get(ban.mark, ()), (ban.target, span))
+            if ended is None:
+                self._activate(ban)
             else:
-                heapq.heappush(self._ends, (end, past.ban.target))
+                heapq.heappush(self._ends, (end, ban.target))
 
     def recall(self, event: Event) -> None:
         """Count an event that was decided on before the restart: bans come from remember(), none is made here."""
@@ -465,7 +476,9 @@ class Judge:
             self._apply(target, span)
         plans = self._plans.get(event.kind)
         for ports, widths, counters in self._plan(event.kind) if plans is None else plans:
-            keys = self._keys(event.address, widths, time)
+            keys: Sequence[str] = self._keys(event.address, widths)
+            if self._grace_ends:
+                keys = self._ungraced(keys, event.address, time)
             for key in keys:
                 for span in list(self._known((key, ports))):
                     if span.since < time:
@@ -479,9 +492,13 @@ class Judge:
 
     def settle(self) -> None:
         """Everything up to the last position is read: what was remembered and not met in the log holds now."""
-        for target in self._spans:
-            for span in self._known(target):
-                self._apply(target, span)
+        horizon = self._clock - self._keep
+        for target, newest in self._spans.items():
+            span: _Span | None = newest
+            while span is not None:
+                if span.end > horizon:
+                    self._apply(target, span)
+                span = span.earlier
         self._unread.clear()
 
     def _apply(self, target: Key, span: _Span) -> None:
