@@ -273,10 +273,11 @@ class Daemon:
         """Give the kernel what it lacked when it was looked at; how many of those bans it had taken before."""
         left = dict(held)
         start, end = self.enforcer.looked
+        least, most = -end - DRIFT, DRIFT - start
         lacking = []
         for target, ban in self.judge.active.items():
             there = left.get(target, -1.0)
-            if there is not None and not ban.until - end - DRIFT <= there <= ban.until - start + DRIFT:
+            if there is not None and not ban.until + least <= there <= ban.until + most:
                 lacking.append(ban)
         before = len(self.pending)
         self.pending.update(ban.target for ban in lacking)
@@ -323,7 +324,8 @@ class Daemon:
     def _reconcile(self, held: Sequence[Held]) -> None:
         """What the kernel held and nobody knows of: dropped, or adopted where the ledger is new."""
         now = time.time()
-        unknown = [one for one in held if one.target not in self.judge.active]
+        active = self.judge.active
+        unknown = [one for one in held if one.target not in active]
         lost = self.ledger.lost
         self.ledger.settle()
         if not unknown:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from denyspam import sessions
 from denyspam.events import ActionError, Ban, Held, Target
@@ -24,6 +24,15 @@ T = TypeVar("T")
 LONGEST_WAIT = 30.0  # seconds between two tries
 BETWEEN = 0.25  # seconds between two looks
 AT_ONCE = 10_000  # bans that the action is given with one time: a tenth of a second's work
+
+
+class _Batch(NamedTuple):
+    """Orders that are with the thread."""
+
+    orders: dict[Target, Ban | None]
+    afresh: bool  # with a start() first
+    began: float  # by the loop's clock
+    done: asyncio.Future[list[Held] | None]
 
 
 class Enforcer:
@@ -55,6 +64,7 @@ class Enforcer:
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
+        self._batch: _Batch | None = None
         self._wait = 1.0
         self._tending: asyncio.Task[None] | None = None
         self._suspect = False
@@ -129,6 +139,8 @@ class Enforcer:
         """Carry out what is ordered; while the firewall refuses, with the next try: all of it would be tried again with
         each ban of a flood."""
         if self._orders and self.fault is None:
+            if self._batch is None and self._task is not None:
+                self._hand_over()  # at once: in its next turn the loop may have other things to do first
             self._wake.set()
 
     @property
@@ -138,7 +150,7 @@ class Enforcer:
 
     async def settled(self) -> None:
         """Until everything ordered so far has been taken or refused."""
-        if self._orders or not self._idle:
+        if self._orders or self._batch is not None:
             self._wake.set()
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
@@ -157,8 +169,6 @@ class Enforcer:
         self._thread.shutdown()
         self._enders.shutdown()
 
-    _idle = True  # no batch is with the thread
-
     async def _call(self, verb: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, verb)
 
@@ -173,14 +183,14 @@ class Enforcer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if not self._orders and not self._suspect:
-                continue
-            orders, self._orders = self._orders, {}
-            afresh, self._suspect = self._suspect or self.fault is not None, False
-            self._idle = False
-            began = asyncio.get_running_loop().time()
+            if self._batch is None:
+                if not self._orders and not self._suspect:
+                    continue
+                self._hand_over()
+            assert self._batch is not None  # noqa: S101 - for the type checker
+            orders, afresh, began, done = self._batch
             try:
-                held = await self._call(lambda: self._carry(orders, afresh))  # noqa: B023 - awaited before the next turn
+                held = await done
             except ActionError as error:
                 self._orders = {**orders, **self._orders}
                 self._suspect = self._suspect or afresh
@@ -195,9 +205,17 @@ class Enforcer:
                     self._looked = began, asyncio.get_running_loop().time() - began
                     self._mended(held)
                 self._end_sessions(bans)
-            self._idle = True
+            self._batch = None
             if not self._orders or self.fault is not None:
                 self._answer()
+
+    def _hand_over(self) -> None:
+        """Give the thread what is ordered."""
+        loop = asyncio.get_running_loop()
+        orders, self._orders = self._orders, {}
+        afresh, self._suspect = self._suspect or self.fault is not None, False
+        done = loop.run_in_executor(self._thread, self._carry, orders, afresh)
+        self._batch = _Batch(orders, afresh, loop.time(), done)
 
     def _answer(self) -> None:
         waiters, self._waiters = self._waiters, []

@@ -279,13 +279,14 @@ class Ledger:
         names = "id, network, ports, rule, since, until, hits, note, state, file, offset, ended, end_note"
         rows = self._db.execute(f"SELECT {names} FROM bans {where}", values)  # noqa: S608
         ports: dict[str, tuple[int, ...]] = {}  # a handful of lists, shared by all
+        same: dict[str, str] = {}  # and of texts
         found = []
         for number, network, listed, rule, since, until, hits, note, state, file, offset, ended, end_note in rows:
             if listed not in ports:
                 ports[listed] = tuple(map(int, listed.split()))
             target = made(Target, (network, ports[listed]))
-            mark = None if file is None else (file, offset)
-            ban = made(Ban, (target, rule, since, until, hits, (), note, mark))
+            mark = None if file is None else (same.setdefault(file, file), offset)
+            ban = made(Ban, (target, same.setdefault(rule, rule), since, until, hits, (), note, mark))
             found.append(made(Row, (number, ban, state, ended, end_note)))
         return found
 

@@ -381,13 +381,14 @@ class Judge:
         heapq.heappush(self._ends, (until, target))
 
     def _span(self, ban: Ban, end: float, *, strike: bool, waiting: bool = False) -> _Span:
-        earlier = self._spans.get(ban.target)
+        target = ban.target
+        earlier = self._spans.get(target)
         if earlier is not None:
-            kept = list(self._known(ban.target))[:64]  # doubling is at its ceiling long before
+            kept = list(self._known(target))[:64]  # doubling is at its ceiling long before
             for newer, older in zip(kept, [*kept[1:], None], strict=False):
                 newer.earlier = older
             earlier = kept[0] if kept else None
-        span = self._spans[ban.target] = _Span(ban.since, end, strike, waiting, earlier)
+        span = self._spans[target] = _Span(ban.since, end, strike, waiting, earlier)
         return span
 
     def _forget_spans(self) -> None:
@@ -459,13 +460,14 @@ class Judge:
         """What the ledger knows, oldest first, before the log is re-read with recall()."""
         for ban, ended, released in bans:
             end = ban.until if ended is None else min(ended, ban.until)
+            target, mark = ban.target, ban.mark
             span = self._span(ban, end, strike=not released, waiting=True)
-            if ban.mark is not None:
-                self._unread[ban.mark] = (*self._unread.get(ban.mark, ()), (ban.target, span))
+            if mark is not None:
+                self._unread[mark] = (*self._unread.get(mark, ()), (target, span))
             if ended is None:
                 self._activate(ban)
             else:
-                heapq.heappush(self._ends, (end, ban.target))
+                heapq.heappush(self._ends, (end, target))
 
     def recall(self, event: Event) -> None:
         """Count an event that was decided on before the restart: bans come from remember(), none is made here."""
