@@ -99,7 +99,7 @@ def test_counting_is_measured(tmp_path: Path) -> None:
     tracked = windows.alone("tracked", 1000, 1000, tmp_path)
     assert tracked["tracked"] == 1000
     flood = windows.alone("flood", 1000, 1000, tmp_path)
-    assert flood["tracked"] == 1000
+    assert 1000 - 1000 // 64 <= flood["tracked"] <= 1000
     assert windows.alone("bans", 100, 1000, tmp_path)["bans"] == 100
 
 

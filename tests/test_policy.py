@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from denyspam.events import Ban, Event, Grace, Past, Policy, Release, Target
-from denyspam.policy import Judge
+from denyspam.policy import SERIALS, Judge
 
 HOUR = 3600.0
 VIRUS = Policy("virus", "virus", 5, 900, HOUR)
@@ -161,6 +161,13 @@ def test_evidence_is_the_lines_that_counted_and_bounded() -> None:
     many = Judge([Policy("virus", "virus", 100, 10, 60)])
     bans = [ban for offset in range(100) for ban in many.decide(event(1, offset=offset))]
     assert [one.offset for one in bans[0].evidence] == list(range(80, 100))
+
+
+def test_evidence_where_the_numbers_of_events_begin_anew() -> None:
+    judge = Judge([Policy("virus", "virus", 3, 10, 60)])
+    judge._serial = SERIALS - 1
+    bans = [ban for offset in range(3) for ban in judge.decide(event(offset, offset=offset))]
+    assert [one.offset for one in bans[0].evidence] == [0, 1, 2]
 
 
 # --- a brute-force reading of the rules -------------------------------------------------------------------------------

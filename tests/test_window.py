@@ -58,6 +58,20 @@ def test_the_stalest_key_goes_first() -> None:
     assert window.add("b", 4, 4) == ()
 
 
+def test_of_many_the_stalest_go_at_once() -> None:
+    window = Window(9, 60, capacity=640)
+    for serial in range(640):
+        window.add(str(serial), serial, serial)
+    window.add("3", 1000, 1000)  # no longer among the stalest
+    window.add("new", 1001, 1001)
+    assert list(window) == [*map(str, range(11, 640)), "3", "new"]
+    assert window.count("3", 1000) == 1
+    for serial in range(2000, 200_000):
+        window.add(str(serial), serial, serial)
+        assert len(window) <= 640
+    assert list(window)[-630:] == list(map(str, range(199_370, 200_000)))
+
+
 def test_trim_keeps_the_newest() -> None:
     window = Window(3, 60)
     for serial in range(100):
