@@ -151,7 +151,7 @@ class Judge:
         self._spared: Ends = {}
         for one in (*LOOPBACK, *own, *self._allow):
             self._spared.setdefault((one.version, one.prefixlen), {})[_bits(one)] = inf
-        self._keys = lru_cache(maxsize=16_384)(self._find_keys)
+        self._usual = lru_cache(maxsize=16_384)(self._usual_keys)
 
     def spared(self, network: Network) -> bool:
         """Whether loopback, an own address or an allowed one lies in `network`, or it in one of them."""
@@ -193,15 +193,18 @@ class Judge:
         self._plans[kind] = plans
         return plans
 
-    def _find_keys(self, address: str, widths: Iterable[int | None]) -> tuple[str, ...]:
+    def _keys(self, address: str, widths: tuple[int | None, ...], time: float) -> Sequence[str]:
         """The address's key for each width; none where it is spared (and then it is under every width)."""
-        return tuple([key for width in widths if (key := self.key(address, width)) is not None])
+        keys = self._usual(address, widths)
+        if self._grace_ends:
+            if self._graced(address, time):
+                return ()
+            return [address if "/" in key and self._graced(key, time) else key for key in keys]
+        return keys
 
-    def _ungraced(self, keys: Sequence[str], address: str, time: float) -> Sequence[str]:
-        """The keys as they are while graces last: none of an address in one, it alone beside one."""
-        if self._graced(address, time):
-            return ()
-        return [address if "/" in key and self._graced(key, time) else key for key in keys]
+    def _usual_keys(self, address: str, widths: tuple[int | None, ...]) -> tuple[str, ...]:
+        """Those while there is no grace."""
+        return tuple([key for width in widths if (key := self.key(address, width)) is not None])
 
     def _graced(self, key: str, time: float) -> bool:
         return time < _until(*_numbers(ip_network(key)), self._grace_ends)
@@ -231,9 +234,7 @@ class Judge:
             return bans
         plans = self._plans.get(kind)
         for ports, widths, counters in self._plan(kind) if plans is None else plans:
-            keys: Sequence[str] = self._keys(address, widths)
-            if self._grace_ends and keys:
-                keys = self._ungraced(keys, address, time)
+            keys = self._keys(address, widths, time)
             if not keys:
                 break
             if self._banned(keys, ports, time):
@@ -478,9 +479,7 @@ class Judge:
             self._apply(target, span)
         plans = self._plans.get(event.kind)
         for ports, widths, counters in self._plan(event.kind) if plans is None else plans:
-            keys: Sequence[str] = self._keys(event.address, widths)
-            if self._grace_ends:
-                keys = self._ungraced(keys, event.address, time)
+            keys = self._keys(event.address, widths, time)
             for key in keys:
                 for span in list(self._known((key, ports))):
                     if span.since < time:

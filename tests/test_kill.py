@@ -19,6 +19,7 @@ from live import PATIENCE, Live, live, stamp, until
 from netns import Network
 
 LINES = 100_000
+SLOW = 5.0  # seconds
 KILLS = int(os.environ.get("DENYSPAM_KILLS", "3"))
 POLICY = """\
 virus = 5 in 15m -> ban 30m, doubling to 4h
@@ -76,6 +77,11 @@ Decision = tuple[str, str, float, float, int]
 def decisions(daemon: Live) -> list[Decision]:
     with sqlite3.connect(daemon.folder / "state" / "ledger.db") as ledger:
         return ledger.execute("SELECT network, rule, since, until, hits FROM bans ORDER BY id").fetchall()
+
+
+def active(decided: list[Decision], time: float) -> set[str]:
+    """The addresses whose bans are not over at that time."""
+    return {network for network, _, _, until, _ in decided if until > time}
 
 
 def replayed(daemon: Live, *files: Path) -> list[Decision]:
@@ -147,5 +153,8 @@ def test_killed_at_random_moments(tmp_path: Path, network: Network) -> None:
                 plain.write_text("".join(f"{line}\n" for line in lines))
                 assert replayed(daemon, plain) == wanted
             assert found == wanted
-            assert len(daemon.held()) == sum(until > time.time() for _, _, _, until, _ in wanted)
+            before = time.time()
+            held = daemon.held()
+            # Some bans end while nft lists, some when the kernel began to count, a loaded machine's seconds later.
+            assert active(wanted, time.time()) <= held <= active(wanted, before - SLOW)
             network.server.check("nft", "delete", "table", "inet", "denyspam")
