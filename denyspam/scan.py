@@ -264,7 +264,10 @@ class Scanner:
                 start = tags.end()
         match, leaves = tree.match(line, start), tree.leaves
         while match is not None:
-            kind, name, ip, queue, user, times, said, stops, word, ending, rest = leaves[match.lastindex or 0]
+            kind, name, ip, queue, user, times, said, stops, word, ending, rest, rivals = leaves[match.lastindex or 0]
+            for text, rival in rivals:
+                if text in line and rival.fit(line[start:]) is not None:
+                    return self._slowly(line, offset, number, now)
             if ending is None or ending.match(line[: match.end() - 1 : -1]):
                 break
             match, leaves = rest().match(line, start), rest().leaves

@@ -10,7 +10,7 @@ so that no line can fit both. A line where {said} could end twice is left to the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import NamedTuple
@@ -45,6 +45,7 @@ class Leaf(NamedTuple):
     word: bool  # and, with `word`, where none of them stands in it
     ending: re.Pattern[bytes] | None  # what must stand at the line's end, over the line read backwards; if it does not:
     rest: Callable[[], Tree]  # the patterns after this one
+    rivals: tuple[tuple[bytes, Pattern], ...]  # earlier ones that may fit all the same, each with a text they need
 
 
 def _literal(piece: bytes) -> bool:
@@ -61,15 +62,34 @@ def _shared(node: _Node, piece: bytes) -> _Node | None:
     return None
 
 
-def _insert(root: _Node, pieces: Sequence[bytes], leaf: int) -> None:
-    node = root
+def _insert(root: _Node, pieces: Sequence[bytes], leaf: int) -> list[int]:
+    """Put a pattern in; the leaves of those with which it shares a piece that can be read in several ways.
+
+    Such a piece is read as suits any of them, so the first of them that fits need not be the first in the order.
+    """
+    node, rivals = root, None
     for piece in pieces:
         found = _shared(node, piece)
         if found is None:
             found = _Node(piece)
             node.following.append(found)
+        elif rivals is None and piece.startswith(b"(?:"):
+            rivals = list(_leaves(found))
         node = found
     node.following.append(_Node(b"", leaf))
+    return rivals or []
+
+
+def _leaves(node: _Node) -> Iterator[int]:
+    if node.leaf is not None:
+        yield node.leaf
+    for one in node.following:
+        yield from _leaves(one)
+
+
+def _needed(rival: Pattern, pattern: Pattern) -> bytes:
+    """The longest text that `rival` needs and `pattern` does not."""
+    return max((text for text in rival.literals if text not in pattern.literals), key=len, default=b"")
 
 
 class Tree:
@@ -78,18 +98,26 @@ class Tree:
     Where `stops` stand in a line more than once, a pattern with {said} may fit it all the same.
     """
 
-    def __init__(self, patterns: Sequence[tuple[str, Pattern]], filters: Sequence[Filter] = ()) -> None:
+    def __init__(
+        self,
+        patterns: Sequence[tuple[str, Pattern]],
+        filters: Sequence[Filter] = (),
+        rivals: Sequence[tuple[tuple[bytes, Pattern], ...]] = (),
+    ) -> None:
         self.filters = filters  # whose patterns they are
         root = _Node(b"")
-        for number, (_, pattern) in enumerate(patterns):
-            _insert(root, pattern.pieces, number)
+        shared = [_insert(root, pattern.pieces, number) for number, (_, pattern) in enumerate(patterns)]
+        self._rivals = rivals or [
+            tuple((_needed(patterns[one][1], pattern), patterns[one][1]) for one in found)
+            for (_, pattern), found in zip(patterns, shared, strict=True)
+        ]
         self._patterns = patterns
         self._groups = 0
         self.clients = tuple(pattern for _, pattern in patterns if pattern.kind == CLIENT)
         self.stops = tuple({pattern.stop for _, pattern in patterns if pattern.stop})
         leaves: dict[int, Leaf] = {}
         self.match = re.compile(self._write(root, {}, leaves), re.DOTALL).match
-        nothing = Leaf("", "", 0, 0, 0, 0, 0, (), False, None, lambda: self)
+        nothing = Leaf("", "", 0, 0, 0, 0, 0, (), False, None, lambda: self, ())
         self.leaves = [leaves.get(group, nothing) for group in range(self._groups + 1)]
 
     def _write(self, node: _Node, groups: dict[bytes, int], leaves: dict[int, Leaf]) -> bytes:
@@ -102,9 +130,12 @@ class Tree:
             )
             stops = (pattern.stop, b")") if pattern.word[0] else (pattern.stop,)
             ending = None if pattern.ending is None else compiled(pattern.ending)
-            rest = cache(partial(Tree, self._patterns[node.leaf + 1 :]))
-            leaf = Leaf(pattern.kind, name, ip, queue_id, user, times, said, stops, bool(pattern.word[0]), ending, rest)
-            leaves[self._groups] = leaf
+            after = node.leaf + 1
+            rest = cache(partial(Tree, self._patterns[after:], (), self._rivals[after:]))
+            rivals = self._rivals[node.leaf]
+            leaves[self._groups] = Leaf(
+                pattern.kind, name, ip, queue_id, user, times, said, stops, bool(pattern.word[0]), ending, rest, rivals
+            )
             return b"()"
         piece, groups = node.piece, dict(groups)
 

@@ -169,3 +169,24 @@ def test_without_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     scan._search.cache_clear()
     assert expected == settled([data])
     scan._search.cache_clear()
+
+
+def test_a_piece_that_can_be_read_in_two_ways_is_not_shared_blindly() -> None:
+    text = """\
+filter x
+program x
+defer   from [{ip}] p={word}{? {word}} temporarily rejected by us
+reject  from [{ip}] p={word}{? {word}} rejected by us
+sample defer 192.0.2.1
+  Mar  4 10:00:00 mx x[1]: from [192.0.2.1] p=a temporarily rejected by us
+  Mar  4 10:00:00 mx x[1]: from [192.0.2.1] p=a b temporarily rejected by us
+sample reject 192.0.2.1
+  Mar  4 10:00:00 mx x[1]: from [192.0.2.1] p=a b rejected by us
+sample none
+  Mar  4 10:00:00 mx x[1]: hello
+"""
+    found = parse_filter(text, "x")
+    for sample in found.samples:
+        assert [sample.kind] * (sample.kind is not None) == [
+            f.kind for f in scanner([found]).feed(sample.line + b"\n", 0, 1, NOW)
+        ]
