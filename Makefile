@@ -1,11 +1,11 @@
-# make run | test | check | bench | venv | clean | help.  PYTHON=/path/to/python3 picks the interpreter, MODE=watch only watches.
+# make run | test | check | bench | deb | venv | clean | help.  PYTHON=/path/to/python3 picks the interpreter, MODE=watch only watches.
 # What is installed, and how, stands in etc/setup.sh; what `run` finds and does, in denyspam/discover.py.
 
 PYTHON ?=
 MODE   ?= enforce
 BIN    := .venv/bin
 
-.PHONY: help run test check venv system score bench clean
+.PHONY: help run test check venv system score bench deb deb-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,8 @@ help:
 	@echo "make check           the linters and the type checker alone"
 	@echo "make score           what the filters find in labelled lines"
 	@echo "make bench           measure speed, memory and the firewall, and write docs/benchmarks.md (a quarter of an hour)"
+	@echo "make deb             build dist/denyspam.deb, a package for this release of Debian or Ubuntu"
+	@echo "make deb-test        install, upgrade, use and purge it under a systemd of its own (root; two minutes)"
 	@echo "make venv            only build .venv with the program in it (PYTHON=... picks the interpreter)"
 	@echo "make clean           remove .venv and what was built; .run, with the bans of make run, stays"
 
@@ -40,6 +42,12 @@ score: venv
 
 bench: venv
 	@$(BIN)/python -m bench
+
+deb: venv
+	@sh etc/deb.sh
+
+deb-test: venv
+	@DENYSPAM_TEST_DEB=1 $(BIN)/pytest tests/test_deb.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -618,13 +618,14 @@ def _install(asked: argparse.Namespace) -> int:
     conf = host.path(discover.INSTALLED)
     found = discover.discover(host, Filters(conf).installed())
     print(f"found on this host:\n{discover.report(found)}  firewall: {discover.firewall(host)}")
-    program = os.path.join(sys.prefix, "bin/denyspam")
+    program = os.path.abspath(sys.argv[0])
+    if os.path.basename(program) != "denyspam":  # python -m denyspam.cli
+        program = os.path.join(sys.prefix, "bin/denyspam")
+    if asked.enforce and not asked.dry_run and os.path.exists(conf):  # first, so that it is no difference below
+        setup.replace_file(conf, setup.with_mode(host.read(discover.INSTALLED), "enforce"))
     files = setup.plan(host, found, program, "enforce" if asked.enforce else None, ssh_peers())
     print("\nwould be written:" if asked.dry_run else "\nwritten:")
     outcomes = setup.carry_out(asked.root, files, write=not asked.dry_run)
-    if asked.enforce and not asked.dry_run:
-        text = host.read(discover.INSTALLED)
-        setup.replace_file(conf, setup.with_mode(text, "enforce"))
     for outcome, file in zip(outcomes, files, strict=True):
         what = {"kept": "yours, left as it is; ours would differ so"}.get(outcome.what, outcome.what)
         print(f"  {file.path}: {what} ({file.reason})")

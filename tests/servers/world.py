@@ -50,6 +50,7 @@ PACKAGES = {
     "postfix": "postfix amavisd-new",
     "exim": "exim4-daemon-heavy exim4-config",
     "sendmail": "sendmail-bin sendmail-base sendmail-cf sensible-mda",
+    "package": "systemd systemd-sysv dbus python3 nftables libnftables1 rsyslog postfix",  # over base
 }
 SERVERS = ("postfix", "exim", "sendmail")
 LOGS = {"postfix": "mail.log", "exim": "exim4/mainlog", "sendmail": "mail.log"}
@@ -122,7 +123,7 @@ def missing() -> str | None:
 # Layers
 
 
-def layers(server: str) -> list[Path]:
+def layers(server: str, below: tuple[str, ...] = ("base", "common")) -> list[Path]:
     """The directories that make `server`, topmost first; builds what is not there yet. Raises Unavailable."""
     BASE.mkdir(mode=0o700, parents=True, exist_ok=True)
     owner = BASE.lstat()
@@ -132,7 +133,7 @@ def layers(server: str) -> list[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stack: list[Path] = []
         recipe = SUITE + INSTALL
-        for name in ("base", "common", server):
+        for name in (*below, server):
             recipe += PACKAGES[name]
             layer = BASE / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:10]}"
             if not layer.exists():
