@@ -14,7 +14,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import tzinfo
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - a table of commands
+def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-c", dest="conf", metavar="CONF", default=argparse.SUPPRESS, help=f"default: {CONF}")
     as_json = argparse.ArgumentParser(add_help=False)
@@ -131,6 +131,24 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - a table of commands
     explain.add_argument("line", metavar="LINE", nargs="?", default="-", help="a log line, or - for those of stdin")
     explain.add_argument("--filter", dest="filters", metavar="NAME", action="append", default=[], help="only this one")
     explain.add_argument("--year", type=int, help="the year of stamps without one (the latest there was otherwise)")
+    _parser_by_hand(command, as_json)
+    replay = command("replay", _replay, "what the policy would have done with log files", as_json)
+    for each in (found, replay):
+        each.add_argument("--year", type=int, help="the year of stamps without one (the file's own tells it otherwise)")
+        each.add_argument("files", metavar="FILE", nargs="+", help="a log, also .gz .bz2 .xz .zst, or - for stdin")
+    _setup_options(command("setup", _setup, "make this host's configuration and service, at first only watching"))
+    return parser
+
+
+def _setup_options(setup: argparse.ArgumentParser) -> None:
+    setup.add_argument("--dry-run", action="store_true", help="show what would be written and why; write nothing")
+    setup.add_argument("--enforce", action="store_true", help="from now on ban, and not only watch")
+    setup.add_argument("--uninstall", action="store_true", help="end the bans, stop, and remove what setup wrote")
+    setup.add_argument("--root", metavar="DIR", default="/", help="another root folder; nothing is started then")
+
+
+def _parser_by_hand(command: Callable[..., argparse.ArgumentParser], as_json: argparse.ArgumentParser) -> None:
+    """The commands of those who write filters, or come from elsewhere."""
     learn = command(
         "learn",
         _learn,
@@ -153,19 +171,26 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - a table of commands
     new.add_argument("--from", dest="files", metavar="FILE", nargs="+", required=True, help="logs of that program")
     new.add_argument("--program", metavar="NAME", help="its name in the log (that of most lines no filter takes)")
     new.add_argument("-o", dest="folder", metavar="DIR", default=".", help="where to write it (the current folder)")
-    replay = command("replay", _replay, "what the policy would have done with log files", as_json)
-    for each in (found, replay):
-        each.add_argument("--year", type=int, help="the year of stamps without one (the file's own tells it otherwise)")
-        each.add_argument("files", metavar="FILE", nargs="+", help="a log, also .gz .bz2 .xz .zst, or - for stdin")
-    _setup_options(command("setup", _setup, "make this host's configuration and service, at first only watching"))
-    return parser
-
-
-def _setup_options(setup: argparse.ArgumentParser) -> None:
-    setup.add_argument("--dry-run", action="store_true", help="show what would be written and why; write nothing")
-    setup.add_argument("--enforce", action="store_true", help="from now on ban, and not only watch")
-    setup.add_argument("--uninstall", action="store_true", help="end the bans, stop, and remove what setup wrote")
-    setup.add_argument("--root", metavar="DIR", default="/", help="another root folder; nothing is started then")
+    taken = command(
+        "import-fail2ban",
+        _import_fail2ban,
+        "turn fail2ban's jails and filters into ours; what has no equal stands there as a comment with the reason",
+        as_json,
+        example="Example: denyspam import-fail2ban postfix dovecot --log /var/log/mail.log -o /etc/denyspam",
+    )
+    taken.add_argument(
+        "names", metavar="JAIL|FILE", nargs="+", help="a jail, a filter as in postfix[mode=auth], or a filter's file"
+    )
+    taken.add_argument("--root", metavar="DIR", default="/etc/fail2ban", help="its configuration (/etc/fail2ban)")
+    taken.add_argument(
+        "--log",
+        dest="logs",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="let both read this log, and list what they read differently; exit 1 if there is any",
+    )
+    taken.add_argument("-o", dest="folder", metavar="DIR", help="write DIR/filters/f2b-….filter and DIR/fail2ban.conf")
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------------
@@ -586,6 +611,43 @@ def _new_filter(asked: argparse.Namespace) -> int:
     except OSError as error:
         raise Failed(f"{path}: {error.strerror}", USAGE) from error
     return DONE
+
+
+def _import_fail2ban(asked: argparse.Namespace) -> int:
+    from denyspam import replay, workbench
+    from denyspam.fail2ban import ImportFailed
+
+    if not os.path.isdir(asked.root) and not all("/" in name or name.endswith(".conf") for name in asked.names):
+        raise Failed(f"{asked.root} is not there; --root names fail2ban's configuration", USAGE)
+    try:
+        found = workbench.brought(asked.names, asked.root)
+        proofs = list(workbench.proved(found, _readable(asked.logs), _zone())) if asked.logs else []
+        paths = workbench.written_to(asked.folder, found) if asked.folder else []
+    except (ImportFailed, replay.Unreadable) as error:
+        raise Failed(str(error), USAGE) from error
+    except OSError as error:
+        raise Failed(f"{error.filename}: {error.strerror}", USAGE) from error
+    if asked.json:
+        print(workbench.import_json(found, proofs))
+    else:
+        if not asked.folder:
+            for each in found:
+                print(each.imported.text)
+            print(workbench.configuration(found), end="")
+        for line in workbench.told_of(found):
+            print(line, file=sys.stderr)
+        for path in paths:
+            print(f"wrote {path}")
+        for proof in proofs:
+            for line in workbench.proof_lines(*proof):
+                print(line)
+        if proofs:
+            print(
+                "fail2ban's side: its expressions written out and run by Python's re, line by line; it is not run"
+                " itself, names are not resolved, and what takes several lines is not followed",
+                file=sys.stderr,
+            )
+    return NO if any(differences for _, _, differences in proofs) else DONE
 
 
 # --- this host --------------------------------------------------------------------------------------------------------

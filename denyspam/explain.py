@@ -304,12 +304,18 @@ def told(part: Part) -> str:
     return f"`{_shown(part)}`"
 
 
-def _shown(part: Part) -> str:
-    """A part as a filter file writes it, with abbreviations spelled out."""
+def written(parts: Sequence[Part]) -> str:
+    """Parts as a filter file writes them."""
+    return "".join(map(_shown, parts))
+
+
+def _shown(part: Part, inside: bool = False) -> str:
+    """A part as a filter file writes it, with abbreviations spelled out; `inside` a {(…)}."""
     if isinstance(part, Literal):
-        return re.sub(r"([{}\\])", r"\\\1", part.text.decode("utf-8", "replace"))
+        special = r"([{}\\|()])" if inside else r"([{}\\])"
+        return re.sub(special, r"\\\1", part.text.decode("utf-8", "replace"))
     if isinstance(part, Hole):
         return f"{{{part.name}}}"
     if isinstance(part, Maybe):
         return "{?" + "".join(_shown(each) for each in part.parts) + "}"
-    return "{(" + "|".join("".join(_shown(each) for each in branch) for branch in part.branches) + ")}"
+    return "{(" + "|".join("".join(_shown(each, True) for each in branch) for branch in part.branches) + ")}"

@@ -281,7 +281,7 @@ class Pattern:
     def examples(self) -> tuple[bytes, ...]:
         """Made-up bodies that it takes; none of a `regex`."""
         longest = max((len(part.branches) for part in self.parts if isinstance(part, Choice)), default=1)
-        return tuple(_example(self.parts, turn) for turn in range(6 if longest < 3 else 6 * longest) if self.parts)
+        return tuple(example(self.parts, turn) for turn in range(6 if longest < 3 else 6 * longest) if self.parts)
 
     def match(self, body: bytes) -> re.Match[bytes] | None:
         found = self.fit(body)
@@ -743,6 +743,9 @@ def _settle_said(pieces: list[bytes], parts: Sequence[Part]) -> tuple[list[bytes
     if since is None:
         return pieces, (b"", ())
     place = next(index for index, part in enumerate(since) if isinstance(part, Hole) and part.name == "ip")
+    again = next((hole for hole in holes_of(since[:place]) if hole.name == "said"), None)
+    if again is not None:
+        raise PatternError("a second {said} before {ip}: write {word} for this one", again.column)
     form = (HOLES["ip"].form or b"").replace(b"?P<ip>", b"?:")
     ending = _regex(since[:place], _Next(frozenset({b"0"}))) + form
     wall = since[place + 1 : place + 2]
@@ -853,7 +856,8 @@ def _loose(parts: Sequence[Part]) -> Words:
     return (*found, rb" {0,4}\Z")
 
 
-def _example(parts: Sequence[Part], turn: int) -> bytes:
+def example(parts: Sequence[Part], turn: int) -> bytes:
+    """A made-up text that `parts` take; others for other turns."""
     found = b""
     for part in parts:
         if isinstance(part, Literal):
@@ -861,9 +865,9 @@ def _example(parts: Sequence[Part], turn: int) -> bytes:
         elif isinstance(part, Hole):
             found += HOLES[part.name].examples[turn % 3]
         elif isinstance(part, Maybe):
-            found += _example(part.parts, turn) if turn % 2 else b""
+            found += example(part.parts, turn) if turn % 2 else b""
         else:
-            found += _example(part.branches[turn % len(part.branches)], turn)
+            found += example(part.branches[turn % len(part.branches)], turn)
     return found
 
 

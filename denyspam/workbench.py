@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Any
 
-from denyspam import replay, show
+from denyspam import fail2ban, replay, show
 from denyspam.events import CLIENT, HARMLESS, FilterError, SettingsError
 from denyspam.explain import Explanation, Span, explain
-from denyspam.filter import Filter, Reader, header_of, untagged
+from denyspam.filter import Filter, Reader, canonical, header_of, untagged
 from denyspam.grammar import parse_filter
 from denyspam.learn import Group, Groups, propose, skeleton
 from denyspam.pattern import CLIENTS_TEXT, IGNORE, PATHS
@@ -358,3 +358,183 @@ def new_filter(name: str, program: str, groups: Groups, path: str) -> list[str]:
     except FilterError as error:
         said.append(f"not finished: {error}")
     return said
+
+
+# --- import-fail2ban --------------------------------------------------------------------------------------------------
+
+SHOWN = 20  # differences of one jail, and of one sort
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A jail, or a filter by itself (`jail` None), brought over, and the expressions to compare with."""
+
+    imported: fail2ban.Imported
+    theirs: fail2ban.Theirs
+    jail: fail2ban.Jail | None
+
+
+def brought(names: Sequence[str], root: str) -> list[Taken]:
+    """Each jail, filter (`postfix[mode=auth]`) or file, as ours. Raises fail2ban.ImportFailed."""
+    folder = os.path.join(root, "jail.d")
+    more = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    jails = fail2ban.jails(_within(root), more)
+    return [_brought(name, root, jails) for name in names]
+
+
+def _brought(name: str, root: str, jails: fail2ban.Options) -> Taken:
+    jail: fail2ban.Jail | None = None
+    read = _within(root)
+    if "/" in name or name.endswith(".conf"):
+        if not os.path.isfile(name):
+            raise fail2ban.ImportFailed(f"there is no file {name}")
+        read = _within(os.path.dirname(os.path.abspath(name)))
+        filter_name, options, source = f"./{os.path.basename(name)}", {}, f"from fail2ban's {os.path.basename(name)}"
+        own = os.path.basename(name).removesuffix(".conf")
+    elif name in jails.sections:
+        jail = fail2ban.jail(jails, name)
+        filter_name, options, own = jail.filter, dict(jail.options), name
+        source = f"fail2ban's jail {name}, filter {jail.filter}"
+    else:
+        filter_name, options = fail2ban.spec(name)
+        own, source = "-".join([filter_name, *options.values()]), f"fail2ban's filter {name}"
+        if read(f"filter.d/{filter_name}.conf") is None:
+            raise fail2ban.ImportFailed(f"there is no jail and no filter {name[:100]!r} in {root}")
+    found = fail2ban.expressions(filter_name, read, dict(options))
+    whole = fail2ban.expressions(filter_name, read, dict(options), whole=True)
+    kind = fail2ban.kind_of(own)
+    return Taken(fail2ban.convert(found, f"f2b-{kind}", kind, source), fail2ban.theirs(whole), jail)
+
+
+def _within(root: str) -> Callable[[str], str | None]:
+    def read(path: str) -> str | None:
+        try:
+            with open(os.path.join(root, path), encoding="utf-8", errors="replace") as file:
+                return file.read(1 << 20)
+        except OSError:
+            return None
+
+    return read
+
+
+def told_of(found: Sequence[Taken]) -> Iterator[str]:
+    """How much of each came over, and what did not."""
+    for each in found:
+        made = each.imported
+        yield f"{made.name}: {show.count(made.patterns, 'pattern')} of kind {made.kind}"
+        for expression, reason in made.lost:
+            yield f"  not imported: {reason}"
+            yield f"    {show.line(expression.encode(), 200)}"
+        for note in each.jail.notes if each.jail else ():
+            yield f"  not imported: {note}"
+
+
+def configuration(found: Sequence[Taken]) -> str:
+    """The configuration of the jails among them; "" where there is none."""
+    pairs = [(each.jail, each.imported) for each in found if each.jail is not None]
+    return fail2ban.configuration(pairs) if pairs else ""
+
+
+def written_to(folder: str, found: Sequence[Taken]) -> list[str]:
+    """Writes filters and configuration below `folder`; their names. Raises OSError."""
+    texts = {os.path.join(folder, "filters", f"{each.imported.name}.filter"): each.imported.text for each in found}
+    if any(each.jail for each in found):
+        texts[os.path.join(folder, "fail2ban.conf")] = configuration(found)
+    for path in texts:
+        if os.path.lexists(path):
+            raise FileExistsError(17, "is there already; nothing was written", path)
+    os.makedirs(os.path.join(folder, "filters"), exist_ok=True)
+    for path, text in texts.items():
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    return list(texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A line that the two read differently. An address "" was not named."""
+
+    file: str
+    line: int
+    theirs: str | None
+    ours: str | None
+    text: bytes
+
+
+def compared(taken: Taken, paths: Sequence[str], zone: tzinfo) -> tuple[int, list[Difference]]:
+    """(lines that both take, with the same address; the others that one of them takes)."""
+    made = parse_filter(taken.imported.text, taken.imported.name, proved=True)
+    stamps = Stamps(zone)
+    reader = Reader((made,), stamps)
+    both, found = 0, []
+    for path in paths:
+        for block, now in replay.blocks(path):
+            for number, line in enumerate(block.data.splitlines(), block.number):
+                reading = reader.read(line, now)
+                ours = None
+                if reading is not None and reading.pattern.kind == taken.imported.kind:
+                    ours = reading.address or ""
+                text = line[max(0, stamps.read(line, now)[1] - 1) :].decode("utf-8", "replace")
+                theirs = taken.theirs.find(text)
+                if theirs:
+                    theirs = canonical(theirs.encode()) or theirs
+                if ours is not None and ours == theirs:
+                    both += 1
+                elif ours or theirs is not None:  # one without an address is held against nobody
+                    found.append(Difference(path, number, theirs, ours, line))
+    return both, found
+
+
+def proved(found: Sequence[Taken], paths: Sequence[str], zone: tzinfo) -> Iterator[tuple[str, int, list[Difference]]]:
+    """For each its name, the lines both take, and the differences."""
+    for each in found:
+        both, differences = compared(each, paths, zone)
+        yield each.imported.name, both, differences
+
+
+def proof_lines(name: str, both: int, found: Sequence[Difference]) -> Iterator[str]:
+    yield f"{name}: {show.count(both, 'line')} alike, {len(found)} not"
+    for sort, chosen in (
+        ("only fail2ban", [each for each in found if each.ours is None]),
+        ("only denyspam", [each for each in found if each.theirs is None]),
+        ("other address", [each for each in found if each.ours is not None and each.theirs is not None]),
+    ):
+        for each in chosen[:SHOWN]:
+            who = f"{each.theirs or '-'} / {each.ours or '-'}" if sort == "other address" else each.theirs or each.ours
+            yield f"  {sort}  {each.file}:{each.line}: {who or 'no address on the line'}"
+            yield f"    {show.line(each.text, 200)}"
+        if len(chosen) > SHOWN:
+            yield f"  {sort}  … and {len(chosen) - SHOWN} more"
+
+
+def import_json(found: Sequence[Taken], proofs: Sequence[tuple[str, int, list[Difference]]]) -> str:
+    filters = [
+        {
+            "name": each.imported.name,
+            "kind": each.imported.kind,
+            "text": each.imported.text,
+            "patterns": each.imported.patterns,
+            "lost": [{"expression": text, "reason": reason} for text, reason in each.imported.lost],
+            "policy": each.jail.policy if each.jail else None,
+            "notes": list(each.jail.notes) if each.jail else [],
+        }
+        for each in found
+    ]
+    rows = [
+        {
+            "name": name,
+            "alike": both,
+            "differences": [
+                {
+                    "file": each.file,
+                    "line": each.line,
+                    "fail2ban": each.theirs,
+                    "denyspam": each.ours,
+                    "text": each.text.decode("utf-8", "replace"),
+                }
+                for each in differences
+            ],
+        }
+        for name, both, differences in proofs
+    ]
+    return json.dumps({"filters": filters, "configuration": configuration(found), "proof": rows})

@@ -73,6 +73,11 @@ def test_address_from_the_end() -> None:
     assert found == {"ip": b"192.0.2.1", "user": b"bob, relay=[192.0.2.8] H=(x) [192.0.2.9]"}
 
 
+def test_a_second_said_before_the_address_is_refused() -> None:
+    with pytest.raises(PatternError, match=r"a second \{said\}"):
+        compiled('error in "{said}" {?H={?({said}) }}[{ip}] refused {*}')
+
+
 def test_said() -> None:
     pattern = "H=({said}) [{ip}] rejected {*}"
     assert taken(pattern, b"H=([192.0.2.9]) [192.0.2.1] rejected x") == {"said": b"[192.0.2.9]", "ip": b"192.0.2.1"}
