@@ -216,7 +216,10 @@ def _write(place: str, file: File, write: bool) -> Outcome:
 
 def replace_file(place: str, text: str, mode: int | None = None) -> None:
     """The file is the old one or the new one, whatever happens. `mode` None keeps the old one's. Raises OSError."""
-    os.makedirs(os.path.dirname(place), exist_ok=True)
+    folder = os.path.dirname(place)
+    if not os.path.isdir(folder):
+        os.makedirs(folder, exist_ok=True)
+        os.chmod(folder, 0o755)  # noqa: S103 - the daemon's user reads there, whatever root's umask
     if mode is None:
         mode = stat.S_IMODE(os.stat(place).st_mode)
     part = f"{place}.new"

@@ -73,6 +73,16 @@ def test_what_is_found_is_written_with_reasons(host: Path) -> None:
     assert f"\nExecStart={sys.prefix}/bin/denyspam run\n" in unit
 
 
+def test_the_daemons_user_may_read_what_a_careful_root_wrote(host: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        assert run(host).returncode == 0
+    finally:
+        os.umask(before)
+    assert (host / CONF).stat().st_mode & 0o777 == 0o644
+    assert (host / CONF).parent.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_second_run_changes_nothing(host: Path) -> None:
     run(host)
     before = {path: (text, (host / path).stat().st_ino) for path, text in tree(host).items()}
