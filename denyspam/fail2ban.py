@@ -667,9 +667,11 @@ def _candidates(way: Sequence[Part]) -> Iterator[list[Part]]:
 
     A text with blanks in it is as many words where the address is read from the line's end, else one word.
     """
+    address = next((index for index, part in enumerate(way) if part == Hole("ip")), len(way))
+    ended = OPEN not in way[address:]  # for all ends of a way alike: {said} must know the others
     for parts in _shapes(way):
         if LONG in holes_of(parts):
-            if OPEN not in parts:
+            if ended:
                 yield _with(parts, (Hole("words"), Hole("word")))
             yield _with(parts, (Hole("word"),))
         else:
