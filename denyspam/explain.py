@@ -160,7 +160,7 @@ def _nearest(filters: Sequence[Filter], body: bytes, start: int) -> Iterator[Sto
     for found in filters:
         for pattern in found.patterns:
             column, fixed, expected = _reach(pattern, body)
-            if fixed >= NEAR:
+            if column > 0 and fixed >= NEAR:
                 stops.append((Stop(found, pattern, start + column, expected), fixed))
     stops.sort(key=lambda each: (-each[0].column, -each[1], each[0].pattern.kind == IGNORE))
     for stop, _ in stops[:3]:

@@ -121,6 +121,7 @@ def test_a_line_of_another_program_and_one_that_resembles_nothing() -> None:
     found = explain(b"Mar  4 10:00:00 mx other[7]: x", [parse_filter(GATE, "g")], Stamps(timezone.utc), SAMPLES_NOW)
     assert (found.host, found.program, found.filters, found.nearest) == ("mx", "other", (), ())
     assert of("#######").nearest == ()
+    assert explain(b"#######", SHIPPED, Stamps(timezone.utc), SAMPLES_NOW).nearest == ()
 
 
 def test_a_regex_is_followed_too() -> None:
