@@ -54,7 +54,9 @@ FLOOD = 4 * PIECE  # and of one that we are behind with: fewer and larger transa
 DRIFT = 2.0  # seconds the kernel's time left may differ from ours before it is set anew
 RETRY = 0.9  # seconds between two tries to write a ledger that fails: below a tick, so that each one tries
 SWITCH = 0.0005  # seconds a thread may keep the others waiting; Python's 5 ms would stand between a ban and the kernel
-GARBAGE = 50_000  # objects made before Python looks for cycles among them; at its 700 that is a sixth of a flood's CPU
+# Objects made before Python looks for cycles among them. At its 700 that took a tenth of a flood's CPU; at 50,000 what
+# the reading of the filters leaves behind would take 5 MB more.
+GARBAGE = 5_000
 TOLD = 500  # decisions in one write to the log
 KIND_AND_FILTER, FILE = attrgetter("kind", "filter"), attrgetter("file")
 Loaded = tuple[Settings, dict[str, list[Filter]]]
