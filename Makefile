@@ -5,7 +5,9 @@ PYTHON ?=
 MODE   ?= enforce
 BIN    := .venv/bin
 
-.PHONY: help run test check venv system score bench deb deb-test clean
+LINES  ?= 3000000
+
+.PHONY: agree help run test check venv system score bench deb deb-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +16,7 @@ help:
 	@echo "make test            install what is missing and run every test"
 	@echo "make check           the linters and the type checker alone"
 	@echo "make score           what the filters find in labelled lines"
+	@echo "make agree           the fast reading of logs against the simple one (LINES=3000000)"
 	@echo "make bench           measure speed, memory and the firewall, and write docs/benchmarks.md (a quarter of an hour)"
 	@echo "make deb             build dist/denyspam.deb, a package for this release of Debian or Ubuntu"
 	@echo "make deb-test        install, upgrade, use and purge it under a systemd of its own (root; two minutes)"
@@ -39,6 +42,9 @@ test: check
 
 score: venv
 	@$(BIN)/python tests/score.py
+
+agree: venv
+	@$(BIN)/python tests/agree.py $(LINES)
 
 bench: venv
 	@$(BIN)/python -m bench

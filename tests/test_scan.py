@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timezone
 from pathlib import Path
 
 import pytest
+from agree import compare
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -190,3 +192,10 @@ sample none
         assert [sample.kind] * (sample.kind is not None) == [
             f.kind for f in scanner([found]).feed(sample.line + b"\n", 0, 1, NOW)
         ]
+
+
+@pytest.mark.parametrize("server", ["postfix", "exim", "sendmail"])
+def test_made_up_logs_come_out_alike(server: str) -> None:
+    count, apart = compare(server, int(os.environ.get("DENYSPAM_LINES", "6000")), seed=2)
+    assert apart == []
+    assert count > 100
