@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live import DENYSPAM, PATIENCE, Live, live, until, virus, viruses
+from live import DENYSPAM, PATIENCE, Live, live, stamp, until, virus, viruses
 from netns import CLIENTS4, SERVER4, Network
 
 from denyspam import notify
@@ -210,7 +210,8 @@ def test_flush_follows_no_link_of_the_daemons_user(confined: Live, tmp_path: Pat
 
 def test_the_mail_server_does_not_wait_for_the_log(confined: Live, supervisor: Supervisor, tmp_path: Path) -> None:
     """systemd hears READY once the bans are in the kernel, while a log of minutes is still being read."""
-    confined.write(viruses(CLIENTS4[0], 5))
+    dull = f"{stamp(time.time())} mx postfix/smtpd[1]: connect from unknown[{CLIENTS4[0]}], and more words than it has"
+    confined.write([dull] * 200_000)  # more than is read before the loop turns
     environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
     confined.process = subprocess.Popen(
         confined.command("run"), stderr=confined.errors.open("ab"), env=environment, stdin=subprocess.DEVNULL
