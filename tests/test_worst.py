@@ -229,5 +229,5 @@ def test_optional_parts_that_repeat_do_not_multiply() -> None:
 
 def test_the_search_finds_a_product() -> None:
     """{name} and {word} by turns are not one text repeated, so they do multiply."""
-    found = parse_filter(FILTER.format(optional="{? {name}}{? {word}}" * 7), "product.filter")
+    found = parse_filter(FILTER.format(optional="{? {name}}{? {word}}" * 10), "product.filter")
     assert max(ratio for ratio, _ in dearest(found, paths([found]), 25).values()) > 16
