@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timezone
 
+from denyspam import show
 from denyspam.events import FilterError
 from denyspam.filter import SAMPLES_NOW, Filter, Reader, canonical
 from denyspam.grammar import parse_filter
@@ -34,10 +36,17 @@ ALIKE = 5  # shapes that differ in the same word, until it is taken for one that
 WORDS = 40  # words of a shape that are tried
 SHAPE = 512  # bytes of a body that make its shape
 
+# A queue or session id inside a line: behind a word that says so, and with a digit in it.
+LABELLED = (
+    rb"(?P<labelled>"
+    rb"(?P<label>(?<![\w-])(?:session|sid|qid|id|ID|[Qq]ueue|[Qq]ueue[ _-](?:id|ID)|mail_id|msgid|conn)(?:=|:? ))"
+    rb"(?=[A-Za-z-]{0,31}\d)[0-9A-Za-z-]{5,32}(?=[\s:,;)\]>]|$))"
+)
 TOKEN = re.compile(
-    rb"(?P<rcpt><[^<>\s]{0,256}>)"
+    LABELLED + rb"|(?P<rcpt><[^<>\s]{0,256}>)"
     rb'|(?P<quoted>"[^"]{0,256}")'
     rb"|(?P<hosted>(?<![^\s\[(=,;:])[A-Za-z0-9_.-]{1,255}(?=\[[0-9A-Fa-f:.]{3,45}\]))"
+    rb"|(?P<spaced>(?<!\S)(?:unknown|[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){1,8})(?= \[[0-9A-Fa-f:.]{3,45}\]))"
     rb"|(?P<bracket>\[(?:[Ii][Pp]v6:)?(?P<inner>\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{2,44})\])"
     rb"(?P<port>:\d{1,5}(?!\d))?"
     rb"|(?P<bare>(?<![0-9A-Za-z.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{0,4}){2,7})(?![0-9A-Za-z:]|\.\d))"
@@ -53,6 +62,7 @@ HOLES = {
     "rcpt": b"{<rcpt>}",
     "quoted": b"{quoted}",
     "hosted": b"{name}",
+    "spaced": b"{name}",
     "id": b"{id}",
     "dsn": b"{dsn}",
     "code": b"{code}",
@@ -65,7 +75,13 @@ LITERAL = re.compile(rb"[{}\\]")
 KINDS = (
     ("virus", re.compile(rb"(?i)virus|infected|malware|trojan")),
     ("relay", re.compile(rb"(?i)\brelay(?:ing)?\b.*(?:denied|not |refused|reject)|(?:denied|not |refused).*\brelay")),
-    ("auth", re.compile(rb"(?i)authenti|\bauth\b|\bsasl\b|log-?in|password|credential")),
+    (
+        "auth",
+        re.compile(
+            rb"(?i)(?=.*(?:fail|den[iy]|invalid|incorrect|reject|refus|bad|wrong|mismatch|error|abort|unknown|not? |too many))"
+            rb".*(?:authenti|\bauth\b|\bsasl\b|log-?in|password|credential)"
+        ),
+    ),
     ("spam", re.compile(rb"(?i)\bspam|\bjunk\b|\bdnsbl\b")),
     ("protocol", re.compile(rb"(?i)protocol|syntax|pipelining|too many errors|unrecognized|non-smtp")),
     ("reject", re.compile(rb"(?i)reject|refus|denied|block|unknown user|no such|not allowed|bann?ed|too many|\bdrop")),
@@ -89,7 +105,8 @@ class Group:
         body = self.shape
         if HARMLESS.search(body) and not re.search(rb"(?i)reject|refus|denied|fail|not ", body):
             return None
-        return next((kind for kind, words in KINDS if words.search(body)), None)
+        found = next((kind for kind, words in KINDS if words.search(body)), None)
+        return "client" if found is None and b"{id}" in body and b"{ip}" in body else found
 
 
 class Groups:
@@ -97,6 +114,7 @@ class Groups:
 
     def __init__(self, shapes: int = SHAPES) -> None:
         self.dropped = 0
+        self.unread: Counter[str] = Counter()  # lines by program, of programs that no filter reads
         self._shapes = shapes
         self._groups: dict[tuple[str, bytes], Group] = {}
 
@@ -164,9 +182,7 @@ def _pieces(body: bytes) -> list[bytes]:
     for token in TOKEN.finditer(body):
         if token.end() == token.start():
             continue
-        name = token.lastgroup or ""
-        if token["bracket"]:
-            name = "bracket"
+        name = "bracket" if token["bracket"] else "labelled" if token["labelled"] else token.lastgroup or ""
         pieces: list[bytes]
         if name == "bracket":
             pieces = [b"[", once("ip", b"{word}"), b"]"] if canonical(token["inner"]) else [b"[", b"{word}", b"]"]
@@ -175,6 +191,8 @@ def _pieces(body: bytes) -> list[bytes]:
             pieces = [once("ip", b"{word}") if canonical(token["bare"]) else b"{word}"]
         elif name == "id":
             pieces = [once("id", b"{word}")]
+        elif name == "labelled":
+            pieces = [_literal(token["label"]), once("id", b"{word}")]
         else:
             pieces = [HOLES[name]]
         if token.start() > at:
@@ -309,7 +327,7 @@ class Entry:
     reason: str = ""
 
     def pattern(self) -> str:
-        lines = f"\n# {self.count} lines" + (f": {self.reason}" if self.reason else "")
+        lines = f"\n# {show.count(self.count, 'line')}" + (f": {self.reason}" if self.reason else "")
         return f"{lines}\n{'# ' * bool(self.reason)}{self.kind or 'KIND'} {self.text}\n"
 
     def sample(self) -> str:

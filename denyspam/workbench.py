@@ -224,6 +224,7 @@ def _apart(spans: Sequence[Span]) -> Iterator[Span]:
 
 # --- learn and new-filter ---------------------------------------------------------------------------------------------
 
+PROGRAMS = 1000  # of those that no filter reads: a log names a few, an attack on it any number
 SYSLOG = re.compile(rb"[A-Z][a-z]{2} [ \d]\d |\d{4}-\d\d-\d\dT|<\d{1,3}>")  # such a line names its program, if any
 
 
@@ -270,7 +271,11 @@ class _Learner:
         elif syslog:
             takers = ()
         body, _, _ = untagged(line, start)
-        if not body.strip() or not (self.every or takers):
+        if not body.strip():
+            return
+        if not (self.every or takers):
+            if len(self.groups.unread) < PROGRAMS or program in self.groups.unread:
+                self.groups.unread[program] += 1
             return
         group = self.groups.add(program, body, line)
         if group.count == 1:
@@ -292,10 +297,15 @@ def learned(groups: Groups, most: int, as_json: bool) -> None:
         for example in group.examples[:1]:
             print(f"     {' ' * width}    {show.line(example, 200)}")
     if not found:
+        print("every line is taken by a filter, or of a program that no filter reads", file=sys.stderr)
+    if groups.unread:
+        most_lines = groups.unread.most_common(5)
+        programs = ", ".join(f"{show.line(name.encode()) or 'none named'} ({count})" for name, count in most_lines)
+        others = f" and {len(groups.unread) - 5} more" if len(groups.unread) > 5 else ""
         print(
-            "every line is taken by a filter, or of a program that no filter reads (--all shows those)", file=sys.stderr
+            f"programs that no filter reads, and their lines: {programs}{others}; --all learns those", file=sys.stderr
         )
-    elif len(found) > most:
+    if len(found) > most:
         print(f"… and {show.count(len(found) - most, 'shape')} more (-n shows them)", file=sys.stderr)
     if groups.dropped:
         print(f"{show.count(groups.dropped, 'line')} of rare shapes were not kept", file=sys.stderr)
@@ -347,6 +357,7 @@ def new_filter(name: str, program: str, groups: Groups, path: str) -> list[str]:
     """Writes the file `path`, which must not be there; what is to be said of it. Raises FileExistsError."""
     chosen = [group for group in groups.found() if group.program == program][:12]
     text = skeleton(name, program or "bare", chosen)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "x", encoding="utf-8") as file:
         file.write(text)
     said = [

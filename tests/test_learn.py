@@ -39,6 +39,9 @@ def group(*bodies: str) -> Group:
         ("ip=192.0.2.7 via 198.51.100.4", "ip={ip} via {word}"),
         ("user bob@b.example has 12 of {20}", "user {word} has {number} of \\{{number}\\}"),
         ("authentication failed", "authentication failed"),
+        ("session 5f1c2d3e: RCPT <a@b.example> refused", "session {id}: RCPT {<rcpt>} refused"),
+        ("conn=7f0a91 from mail.shop.example [192.0.2.7]", "conn={id} from {name} [{ip}]"),
+        ("session closed from unknown [192.0.2.7]", "session closed from {name} [{ip}]"),
         ("release 1.2.3.4.5 of [999.1.1.1]", "release {word} of [{word}]"),
     ],
 )
@@ -195,3 +198,33 @@ def test_new_filter(log: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "is there already" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == text
     assert cli._main(["new-filter", "../gate", "--from", log]) == 2
+
+
+def test_a_program_that_nobody_reads_becomes_a_filter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sessions named inside the line, a host's name before the address, a folder that is not there yet."""
+    head = "Mar  4 10:00:00 mx pepperd[811]: "
+    lines = [
+        "session 5f1c2d3e: connect from mail.shop.example [203.0.113.9]:41022",
+        "session 5f1c2d41: connect from unknown [198.51.100.23]:50211",
+        "session 5f1c2d3e: RCPT <ann@example.org> refused: no such user",
+        "session 5f1c2d3e: disconnect",
+        'login failed for user "bob" from 203.0.113.77',
+        'login of user "ann" from 192.0.2.10',
+    ]
+    log = tmp_path / "pepper.log"
+    log.write_text("".join(f"{head}{line}\n" for line in lines))
+    assert cli._main(["learn", str(log)]) == 0
+    assert "pepperd (6)" in capsys.readouterr().err
+    folder = tmp_path / "filters"
+    assert cli._main(["new-filter", "pepper", "--from", str(log), "-o", str(folder)]) == 0
+    path = folder / "pepper.filter"
+    patterns = [line for line in path.read_text().splitlines() if line.startswith(("client ", "reject ", "auth "))]
+    assert patterns == [
+        "client session {id}: connect from {name} [{ip}]:{port}",
+        "reject session {id}: RCPT {<rcpt>} refused: no such user",
+        'auth login failed for user "{said}" from {ip}',
+    ]
+    capsys.readouterr()
+    assert cli._main(["events", "--filter", str(path), "--json", str(log)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["kind"], row["address"]) for row in rows] == [("reject", "203.0.113.9"), ("auth", "203.0.113.77")]
