@@ -78,7 +78,7 @@ KINDS = (
     (
         "auth",
         re.compile(
-            rb"(?i)(?=.*(?:fail|den[iy]|invalid|incorrect|reject|refus|bad|wrong|mismatch|error|abort|unknown|not? |too many))"
+            rb"(?i)(?=.*(?:fail|den[iy]|invalid|incorrect|reject|refus|bad|wrong|mismatch|error|abort|unknown))"
             rb".*(?:authenti|\bauth\b|\bsasl\b|log-?in|password|credential)"
         ),
     ),
