@@ -30,7 +30,7 @@ from typing import NamedTuple
 from apscheduler.events import EVENT_JOB_ERROR
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from denyspam import notify, show
+from denyspam import show, supervisor
 from denyspam.answers import FORCED, MANUAL, Answers
 from denyspam.control import Server
 from denyspam.copies import Copies
@@ -169,7 +169,7 @@ class Daemon:
         """To the supervisor, once the kernel has the ledger's bans: the mail server, which is started after us, need
         not wait for what the logs say."""
         await self.enforcer.settled()
-        notify.tell(READY="1", STATUS=self.status())
+        supervisor.tell(READY="1", STATUS=self.status())
 
     async def _leave(
         self, control: Server, scheduler: AsyncIOScheduler, watch: Watch | None, drift: Drift | None
@@ -223,7 +223,7 @@ class Daemon:
             return
         self.next = loaded
         log.info("reloading")
-        notify.reloading()
+        supervisor.reloading()
         self.stop("reload")
 
     def _remember(self) -> None:
@@ -685,7 +685,7 @@ async def _run(conf: str, loaded: Loaded, ledger: Ledger, flush: bool) -> None:
     asked = asyncio.Event()  # to stop: also by a signal between two runs
 
     def stop() -> None:
-        notify.tell(STOPPING="1", STATUS="stopping")
+        supervisor.tell(STOPPING="1", STATUS="stopping")
         asked.set()
         daemon.stop()
 
@@ -695,7 +695,7 @@ async def _run(conf: str, loaded: Loaded, ledger: Ledger, flush: bool) -> None:
     beat = None
     while True:
         daemon = Daemon(conf, loaded, ledger, flush)
-        beat = beat or loop.create_task(notify.beat(status))
+        beat = beat or loop.create_task(supervisor.beat(status))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)

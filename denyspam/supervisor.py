@@ -1,4 +1,4 @@
-"""notify: tells the supervisor how the daemon is: ready, reloading, alive, stopping, and one line of status. Edge.
+"""supervisor: tells the supervisor how the daemon is: ready, reloading, alive, stopping, and one line of status. Edge.
 
 The protocol of sd_notify(3): one datagram of `KEY=value` lines to the unix socket that NOTIFY_SOCKET names (a path, or
 `@name` for an abstract one). Where there is no such variable nothing is sent, and where the supervisor does not take

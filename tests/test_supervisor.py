@@ -19,7 +19,7 @@ import pytest
 from live import DENYSPAM, PATIENCE, Live, live, stamp, until, virus, viruses
 from netns import CLIENTS4, SERVER4, Network
 
-from denyspam import notify
+from denyspam.supervisor import beat, interval, reloading, tell
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 64_919  # a user id that no host gives to anybody
@@ -53,7 +53,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 def test_one_datagram_of_lines(supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    notify.tell(READY="1", STATUS="a log\nREADY=0\x00 and more")
+    tell(READY="1", STATUS="a log\nREADY=0\x00 and more")
     assert supervisor.next() == {"READY": "1", "STATUS": "a log READY=0\x00 and more"}
 
 
@@ -61,7 +61,7 @@ def test_an_abstract_name(monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"denyspam-test-{os.getpid()}"
     supervisor = Supervisor(f"\0{name}")
     monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
-    notify.reloading()
+    reloading()
     told = supervisor.next()
     assert told["RELOADING"] == "1"
     assert abs(int(told["MONOTONIC_USEC"]) - time.monotonic_ns() // 1000) < PATIENCE * 1e6
@@ -74,13 +74,13 @@ def test_nobody_listens(path: str | None, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     else:
         monkeypatch.setenv("NOTIFY_SOCKET", path)
-    notify.tell(READY="1")
+    tell(READY="1")
 
 
 def test_a_full_queue_holds_nobody_up(supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     for _ in range(5000):
-        notify.tell(WATCHDOG="1")
+        tell(WATCHDOG="1")
 
 
 @pytest.mark.parametrize(
@@ -92,23 +92,23 @@ def test_three_signs_of_life_in_the_watchdogs_time(
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", microseconds)
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "self" else pid)
-    assert notify.interval() == seconds
+    assert interval() == seconds
 
 
 def test_the_beat_goes_on_and_ends_without_a_supervisor(
     supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    asyncio.run(notify.beat(lambda: "unasked"))
+    asyncio.run(beat(lambda: "unasked"))
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     monkeypatch.setenv("WATCHDOG_USEC", "30000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
 
     async def some() -> None:
-        beat = asyncio.create_task(notify.beat(lambda: "well"))
+        beating = asyncio.create_task(beat(lambda: "well"))
         while len(told) < 3:
             told.append(await asyncio.to_thread(supervisor.next))
-        beat.cancel()
+        beating.cancel()
 
     told: list[dict[str, str]] = []
     asyncio.run(some())
