@@ -236,7 +236,8 @@ def propose(group: Group) -> Proposal:
     pieces = re.findall(r"\{[^{}]*\}|(?:\\.|[^{}\\])+", body)
     reason = ""
     kind = group.kind or "reject"
-    for text in itertools.chain(_drafts(_said(pieces)), _drafts(pieces)):
+    said = _said(pieces)
+    for text in itertools.chain(_from_its_end(said), _drafts(said), _drafts(pieces)):
         try:
             found = _draft(kind, text, group)
         except FilterError as error:
@@ -268,6 +269,15 @@ def _said(pieces: Sequence[str]) -> list[str]:
         else:
             found.append(piece)
     return found
+
+
+def _from_its_end(pieces: Sequence[str]) -> Iterable[str]:
+    """With anything for what the client said, where the server's own words follow up to the line's end: the address is
+    read from there."""
+    if "{said}" in pieces and "{ip}" in pieces:
+        behind = pieces[pieces.index("{ip}") + 1 :]
+        if all(piece in ("{port}", "{number}") or not piece.startswith("{") for piece in behind):
+            yield "".join(pieces).replace("{said}", "{*}").strip()
 
 
 def _drafts(pieces: Sequence[str]) -> Iterable[str]:

@@ -314,6 +314,13 @@ class Pattern:
                 return True
         return False
 
+    def follows(self, body: bytes, place: int) -> bool:
+        """Whether the server's words after {ip} stand at `place`."""
+        return compiled(_any([self.said[1]])).match(body, place) is not None
+
+    def has_needles(self, body: bytes) -> bool:
+        return all(any(text in body for text in texts) for texts in self.needles)
+
     @property
     def needle(self) -> bytes:
         """The longest literal: the cheapest test before the regex."""
@@ -333,10 +340,14 @@ def told(patterns: Sequence[Pattern], body: bytes) -> Pattern | None:
         for begin, words, owners in again.owners:
             if not compiled(begin).match(body):
                 continue
-            for place in places:
+            # The words alone are looser than a pattern: it takes its needles as well.
+            able = [number for number in owners if number < first and patterns[number].has_needles(body)]
+            for place in places if able else ():
                 found = compiled(words).match(body, place)
                 if found is not None:
-                    first = min(first, owners[(found.lastindex or 0) - 1])
+                    number = owners[(found.lastindex or 0) - 1]
+                    fitting = (each for each in able if each == number or patterns[each].follows(body, place))
+                    first = min(first, next(fitting, first))
     return patterns[first] if first < len(patterns) else None
 
 

@@ -152,3 +152,14 @@ def test_a_long_line_costs_no_more_than_it_is_long(line: str, unit: str) -> None
         return min(taken)
 
     assert cost(8192) < 0.05  # about 1 ms on an idle machine; without the bounds it were seconds
+
+
+@pytest.mark.parametrize(
+    "helo", ["x) [192.0.2.99]", "x) [192.0.2.99] ", "x) [192.0.2.99] F=<a@b> rejected RCPT <a@b>: x"]
+)
+@pytest.mark.parametrize("said", ["rejected RCPT <c@d.example>: Unrouteable address", "rejected after DATA: no"])
+def test_half_an_ending_in_a_helo_hides_nothing(helo: str, said: str) -> None:
+    """Told, of nobody: the words behind the first ending are not Exim's, yet the second may be the client's as well."""
+    found = read(f"2026-03-04 10:00:00 H=({helo}) [203.0.113.77] F=<a@b.example> {said}")
+    assert found is not None
+    assert (found.pattern.kind, found.address) == ("reject", None)

@@ -106,12 +106,13 @@ def test_no_proposal_but_a_reason(body: str, reason: str) -> None:
 
 
 def test_a_name_that_holds_an_ending_accuses_nobody_else() -> None:
-    """The draft of quoted text is {said}: a client who writes quotes himself is told of nobody."""
+    """The draft of quoted text before the address is {*}, read from the line's end."""
     text = propose(group('denied login "bob" from [192.0.2.7] port 12 of 3')).text
     found = parse_filter(f"filter gate\nprogram gate\nauth {text}\n", "gate", proved=True)
     line = HEAD + 'denied login "x" from [198.51.100.1] port 1 of 1" from [192.0.2.7] port 12 of 3'
     reading = Reader([found], Stamps(timezone.utc)).read(line.encode(), SAMPLES_NOW)
-    assert reading is None or reading.address is None
+    assert reading is not None
+    assert reading.address == "192.0.2.7"
 
 
 def test_a_skeleton_passes_the_check() -> None:
@@ -177,7 +178,7 @@ def test_learn(log: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_learn_proposes(log: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli._main(["learn", *FEW, log, "--all", "--propose", "2"]) == 0
-    assert 'auth auth failed for "{said}" from [{ip}]: no' in capsys.readouterr().out
+    assert 'auth auth failed for "{*}" from [{ip}]: no' in capsys.readouterr().out
     assert cli._main(["learn", *FEW, log, "--all", "--propose", "3"]) == 1
     assert "nobody to count this for" in capsys.readouterr().err
     assert cli._main(["learn", *FEW, log, "--all", "--propose", "99"]) == 2
@@ -222,7 +223,7 @@ def test_a_program_that_nobody_reads_becomes_a_filter(tmp_path: Path, capsys: py
     assert patterns == [
         "client session {id}: connect from {name} [{ip}]:{port}",
         "reject session {id}: RCPT {<rcpt>} refused: no such user",
-        'auth login failed for user "{said}" from {ip}',
+        'auth login failed for user "{*}" from {ip}',
     ]
     capsys.readouterr()
     assert cli._main(["events", "--filter", str(path), "--json", str(log)]) == 0
