@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-NOON = 1_772_625_600  # 2026-03-04 12:00:00 UTC: when the guides' logs were last written to
+EVENING = 1_772_665_200  # 2026-03-04 23:00:00 UTC: when the guides' logs were last written to
 
 
 class Block(NamedTuple):
@@ -68,7 +68,7 @@ def played(page: str, folder: Path) -> Iterator[tuple[str, str, str]]:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
-            os.utime(path, (NOON, NOON))
+            os.utime(path, (EVENING, EVENING))
         elif language == "console":
             for command, printed in commands(block.text):
                 yield command, printed, run(command, folder)

@@ -25,9 +25,9 @@ def test_every_command_prints_what_the_page_says(path: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_every_configuration_and_filter_is_one(path: Path) -> None:
     for block in blocks(path.read_text(encoding="utf-8")):
-        if block.head.startswith("filter"):
+        if block.head.split()[0] == "filter":
             parse_filter(block.text, path.name)
-        elif block.head.startswith("ini"):
+        elif block.head.split()[0] == "ini":
             text = block.text
             text += "" if "[log " in text else "\n[log /var/log/mail.log]\n"
             parse(text if "[policy]" in text else f"{text}\n[policy]\nvirus = 5 in 15m -> ban 1h\n", path.name)
