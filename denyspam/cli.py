@@ -199,6 +199,11 @@ def _parser_by_hand(command: Callable[..., argparse.ArgumentParser], as_json: ar
 def _run(asked: argparse.Namespace) -> int:
     import logging
 
+    sys.modules["ssl"] = None  # type: ignore[assignment]
+    import asyncio  # noqa: F401 - without TLS, which nothing here speaks: OpenSSL would be 5 MB of the daemon's 40
+
+    del sys.modules["ssl"]
+
     from denyspam import daemon
     from denyspam.logfile import Unavailable
 

@@ -19,7 +19,7 @@ Every error is a FilterError or SettingsError with file:line:column and what to 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from ipaddress import ip_address
 
@@ -201,27 +201,50 @@ def _text() -> pp.ParserElement:
 
 
 def _text_elements() -> pp.ParserElement:
-    escape = r"\\[{}\\|()# ]"
-    outer = pp.Regex(rf"(?:{escape}|[^{{}}\\])+")
-    inner = pp.Regex(rf"(?:{escape}|[^{{}}\\|)])+")
-
-    def literal(place: int, tokens: pp.ParseResults) -> Literal:
-        return Literal(re.sub(r"\\(.)", r"\1", tokens[0]).encode(), place)
-
     part = pp.Forward()
     inside = pp.Forward()
-    name = r"\*|<?[A-Za-z][A-Za-z0-9_-]{0,63}>?"
-    whole = pp.Regex(rf"\{{(?:{name})\}}").set_parse_action(lambda s, place, t: Hole(t[0][1:-1], place))
-    hole = pp.Regex(name).set_parse_action(lambda s, place, t: Hole(t[0], place - 1))
+    hole = pp.Regex(NAMED).set_parse_action(lambda s, place, t: Hole(t[0], place - 1))
     maybe = (pp.Suppress("?") - pp.OneOrMore(part)).set_parse_action(lambda s, place, t: Maybe(tuple(t), place - 1))
     branch = pp.Group(pp.OneOrMore(inside))
     several = (pp.Suppress("(") - branch - pp.OneOrMore(pp.Suppress("|") - branch) - pp.Suppress(")")).set_parse_action(
         lambda s, place, t: Choice(tuple(tuple(each) for each in t), place - 1)
     )
     bracket = pp.Suppress("{") - (maybe | several | hole) - pp.Suppress("}")
-    part <<= whole | bracket | outer.copy().set_parse_action(lambda s, place, t: literal(place, t))
-    inside <<= whole | bracket | inner.copy().set_parse_action(lambda s, place, t: literal(place, t))
+    part <<= pp.Regex(rf"(?:{PLAIN}|{BRACKETS})+").set_parse_action(_plain) | bracket
+    inside <<= pp.Regex(rf"(?:{PLAIN_INSIDE}|{BRACKETS})+").set_parse_action(_plain) | bracket
     return pp.OneOrMore(part).parse_with_tabs()
+
+
+# What holds no bracket in a bracket is taken in one piece: one element at a time takes pyparsing five times as long.
+NAMED = r"\*|<?[A-Za-z][A-Za-z0-9_-]{0,63}>?"
+ESCAPE = r"\\[{}\\|()# ]"
+PLAIN = rf"\{{(?:{NAMED})\}}|{ESCAPE}|[^{{}}\\]"
+PLAIN_INSIDE = rf"\{{(?:{NAMED})\}}|{ESCAPE}|[^{{}}\\|)]"
+BRACKETS = rf"\{{\?(?:{PLAIN})+\}}|\{{\((?:{PLAIN_INSIDE})+(?:\|(?:{PLAIN_INSIDE})+)+\)\}}"
+PIECES = re.compile(
+    rf"\{{(?P<hole>{NAMED})\}}|\{{\?(?P<maybe>(?:{PLAIN})+)\}}|\{{\((?P<choice>(?:{PLAIN_INSIDE}|\|)+)\)\}}"
+    rf"|(?P<literal>(?:{ESCAPE}|[^{{}}\\])+)"
+)
+BRANCH = re.compile(rf"(?:{PLAIN_INSIDE})+")
+
+
+def _plain(text: str, place: int, tokens: pp.ParseResults) -> list[Part]:
+    return list(_pieces(tokens[0], place))
+
+
+def _pieces(text: str, place: int) -> Iterator[Part]:
+    """The parts of a text without a bracket in a bracket."""
+    for found in PIECES.finditer(text):
+        column = place + found.start()
+        if found["literal"]:
+            yield Literal(re.sub(r"\\(.)", r"\1", found["literal"]).encode(), column)
+        elif found["hole"]:
+            yield Hole(found["hole"], column)
+        elif found["maybe"]:
+            yield Maybe(tuple(_pieces(found["maybe"], column + 2)), column)
+        else:
+            branches = BRANCH.finditer(found["choice"])
+            yield Choice(tuple(tuple(_pieces(each[0], column + 2 + each.start())) for each in branches), column)
 
 
 def _parts(text: str, lets: dict[str, tuple[Part, ...]]) -> tuple[Part, ...]:

@@ -62,6 +62,7 @@ IP = frozenset(b"0123456789abcdefABCDEF:.")
 ENDINGS = 64  # the places where {said} may seem to end: each costs some microseconds, so a line of more is nobody's
 SAID = b"(?P<said>.{0,8192}?)"  # 8192: exim's LOG_BUFFER_SIZE, the longest line of the three servers
 VISIBLE = frozenset(range(33, 256)) - {127}
+ESCAPED = tuple(re.escape(bytes([code])) for code in range(256))
 
 
 # A run that no byte of which can be anything else needs no second thought: four times as fast on a hostile line.
@@ -506,6 +507,15 @@ def _first(parts: Sequence[Part], after: _Next, backwards: bool = False) -> _Nex
     return after
 
 
+def _rests(parts: Sequence[Part], after: _Next, backwards: bool = False) -> list[_Next]:
+    """What may follow each of `parts`."""
+    found = [after]
+    for index in range(len(parts) - 1, 0, -1):
+        found.append(_first(parts[index : index + 1], found[-1], backwards))
+    return found[::-1]
+
+
+@lru_cache(maxsize=4096)
 def _set(characters: frozenset[int]) -> bytes:
     """A character class, as ranges."""
     ranges: list[list[int]] = []
@@ -550,8 +560,15 @@ def _hole(hole: Hole, after: _Next, backwards: bool = False) -> bytes:
         )
     if kind.form is not None:
         return kind.form
-    taken = kind.characters - {text[0] for text in after.literals}
-    run = _set(taken) + (b"{%d}" % kind.low if kind.low == kind.high else b"{%d,%d}" % (kind.low, kind.high) + FINAL)
+    return _run(name, frozenset([text[0] for text in after.literals]))
+
+
+@lru_cache(maxsize=4096)
+def _run(name: str, without: frozenset[int]) -> bytes:
+    """As many of a hole's characters as it takes."""
+    kind = HOLES[name]
+    low, high = kind.low, kind.high
+    run = _set(kind.characters - without) + (b"{%d}" % low if low == high else b"{%d,%d}" % (low, high) + FINAL)
     return b"(?P<%s>%s)" % (name.encode(), run) if name in ("id", "times") else run
 
 
@@ -606,10 +623,9 @@ def _told(part: Part, rest: _Next, backwards: bool, names: Iterator[str]) -> byt
 def _pieces(parts: Sequence[Part], after: _Next, backwards: bool = False) -> list[bytes]:
     """The expression of each part; a literal's byte by byte."""
     found: list[bytes] = []
-    for index, part in enumerate(parts):
-        rest = _first(parts[index + 1 :], after, backwards)
+    for part, rest in zip(parts, _rests(parts, after, backwards), strict=False):
         if isinstance(part, Literal):
-            found += [re.escape(part.text[at : at + 1]) for at in range(len(part.text))]
+            found += [ESCAPED[code] for code in part.text]
         elif isinstance(part, Hole):
             found.append(_hole(part, rest, backwards))
         elif isinstance(part, Maybe):
@@ -852,6 +868,7 @@ def _first_of(words: Sequence[Words]) -> bytes:
 def _loose(parts: Sequence[Part]) -> Words:
     """The server's words at the beginning of `parts`, up to where the client's begin."""
     found: list[bytes] = []
+    rests = _rests(parts, _Next())
     for index, part in enumerate(parts):
         rest = parts[index + 1 :]
         if isinstance(part, Hole) and part.name in (*CLIENTS_TEXT, "words"):
@@ -863,7 +880,7 @@ def _loose(parts: Sequence[Part]) -> Words:
             return (*found, rb"[\x21-\xff]")  # a certificate's name and the like
         if isinstance(part, Maybe) and names & {"quoted", *PATHS, *CLIENTS_TEXT}:
             return (*found, _any([_loose([*part.parts, *rest]), _loose(rest)]))
-        found.append(re.sub(rb"\?P<(?:ip|id|times|user)>", b"?:", _regex([part], _first(rest, _Next()))))
+        found.append(re.sub(rb"\?P<(?:ip|id|times|user)>", b"?:", _regex([part], rests[index])))
     return (*found, rb" {0,4}\Z")
 
 

@@ -34,28 +34,25 @@ means decompressing it. An open file keeps the space of a deleted log until a ne
 
 from __future__ import annotations
 
-import bz2
 import errno
-import gzip
-import hashlib
 import json
 import logging
-import lzma
 import os
 import re
 import stat
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from .lines import LIMIT, LineBuffer
 
 try:
-    import zstandard
-except ImportError:  # the extra [zstd]
-    zstandard = None  # type: ignore[assignment]
+    from _blake2 import blake2b  # hashlib would bring OpenSSL into the daemon's memory: 3.5 MB
+except ImportError:
+    from hashlib import blake2b
 
 LOG = logging.getLogger(__name__)
 CHUNK = 262144  # bytes a read: larger gains nothing, smaller costs calls
@@ -66,9 +63,6 @@ ATTEMPTS = 50  # surveys of a folder that changes under our eyes
 
 ROTATED = re.compile(r"[.-](?:\d[\d._:T-]*|old)(?:\.(?:gz|bz2|xz|zst))?")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-
-ZSTD_ERRORS: tuple[type[Exception], ...] = () if zstandard is None else (zstandard.ZstdError,)
-BAD_COMPRESSED: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, lzma.LZMAError, *ZSTD_ERRORS)
 
 Identity = tuple[int, int]  # device, inode
 
@@ -81,7 +75,7 @@ class Text(Protocol):
 
 
 def _hash(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
+    return blake2b(data, digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +166,7 @@ class _File:
             return self._small[offset, length]
         try:
             data = self._decompressed(offset, length)
-        except BAD_COMPRESSED as error:
+        except _garbled() as error:
             self.broken = str(error) or type(error).__name__
             return b""
         if length <= WITNESS:
@@ -209,19 +203,39 @@ class _File:
 
 def decompress(stream: BinaryIO, suffix: str) -> Text:
     """The text of a compressed stream, by its file's suffix: "", ".gz", ".bz2", ".xz" or ".zst"."""
-    match suffix:
+    match suffix:  # imported when needed: together they are 2 MB
         case ".gz":
+            import gzip  # noqa: PLC0415
+
             return gzip.GzipFile(fileobj=stream)
         case ".bz2":
+            import bz2  # noqa: PLC0415
+
             return bz2.BZ2File(stream)
         case ".xz":
+            import lzma  # noqa: PLC0415
+
             return lzma.LZMAFile(stream)
         case ".zst":
-            if zstandard is None:
-                raise OSError("to read .zst install the Python package zstandard")
+            try:
+                import zstandard  # noqa: PLC0415
+            except ImportError:  # the extra [zstd]
+                raise OSError("to read .zst install the Python package zstandard") from None
             reader: Text = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
             return reader
     return stream
+
+
+def _garbled() -> tuple[type[Exception], ...]:
+    """What reading a damaged file may raise."""
+    from lzma import LZMAError  # noqa: PLC0415
+
+    found: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, LZMAError)
+    with suppress(ImportError):
+        from zstandard import ZstdError  # noqa: PLC0415
+
+        found = (*found, ZstdError)
+    return found
 
 
 def _not_a_log(path: str, mode: int) -> OSError:
