@@ -7,17 +7,21 @@ Exit codes: 0 done, 1 the answer is no, 2 usage or a log that cannot be read, 69
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import gc
 import io
 import json
 import os
+import re
+import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from datetime import tzinfo
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, tzinfo
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from denyspam import __version__, show
 from denyspam.events import ActionError, Event, SettingsError
@@ -45,12 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(arguments: Sequence[str] | None) -> int:
     asked = _parser().parse_args(arguments)
-    asked.conf = getattr(asked, "conf", None)
+    for name, default in (("conf", None), ("quiet", False), ("verbose", False)):
+        setattr(asked, name, getattr(asked, name, default))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a Latin-1 terminal, and log text in any alphabet
     try:
-        code: int = asked.command(asked)
-        sys.stdout.flush()
+        with _manners(asked):
+            code: int = asked.command(asked)
+            sys.stdout.flush()
     except Failed as error:
         return _fail(str(error), error.code)
     except SettingsError as error:
@@ -71,31 +77,115 @@ def _main(arguments: Sequence[str] | None) -> int:
     return code
 
 
+@contextlib.contextmanager
+def _manners(asked: argparse.Namespace) -> Iterator[None]:
+    """-q: notes, counts and progress are not shown, errors are. -v: at the end, what it took. The daemon's log knows
+    both by itself."""
+    if asked.command is _run:
+        yield
+    elif asked.quiet:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
+            yield
+    else:
+        began = time.perf_counter()
+        yield
+        if asked.verbose:
+            import resource
+
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            print(
+                f"denyspam {__version__}, configuration {asked.conf or CONF}: {time.perf_counter() - began:.2f} s,"
+                f" {used.ru_utime + used.ru_stime:.2f} s of CPU, {used.ru_maxrss / 1024:.0f} MB",
+                file=sys.stderr,
+            )
+
+
 def _fail(message: str, code: int) -> int:
     print(f"denyspam: {message}", file=sys.stderr)
     return code
 
 
+EXAMPLES = {
+    "run": "run -c /etc/denyspam/denyspam.conf",
+    "list": "list --json",
+    "status": "status",
+    "why": "why 203.0.113.9",
+    "ban": "ban 203.0.113.0/24 --for 1d --note 'asked by abuse desk'",
+    "release": "release 203.0.113.9 --grace 1d --note 'a customer'",
+    "flush": "flush",
+    "check": "check; denyspam check ./mine.filter",
+    "events": "events --filter postfix /var/log/mail.log | less",
+    "explain": "explain 'Mar  4 10:00:00 mx sendmail[77]: ruleset=check_relay, arg1=x, …'",
+    "learn": "learn /var/log/mail.log; denyspam learn /var/log/mail.log --propose 1",
+    "new-filter": "new-filter haraka --from /var/log/haraka.log",
+    "import-fail2ban": "import-fail2ban postfix dovecot --log /var/log/mail.log -o /etc/denyspam",
+    "replay": "replay -c new.conf /var/log/mail.log*",
+    "setup": "setup --dry-run",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Help in one screen, and what was meant where a word is not known."""
+
+    def __init__(self, **given: Any) -> None:
+        columns = shutil.get_terminal_size().columns
+        given.setdefault(
+            "formatter_class",
+            lambda prog: argparse.HelpFormatter(prog, max_help_position=26, width=min(columns - 2, 118)),
+        )
+        super().__init__(**{"allow_abbrev": False, **given})
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        unknown = re.search(r"unrecognized arguments: (--?[\w-]+)", message)
+        if wrong:
+            message = f"there is no command {wrong[1][:60]!r}{_meant(wrong[1], re.findall(r'[a-z0-9-]+', wrong[2]))}"
+        elif unknown:
+            options = [
+                option for each in _parsers(self) for action in each._actions for option in action.option_strings
+            ]
+            message = f"there is no option {unknown[1][:60]}{_meant(unknown[1], options)}"
+        self.exit(USAGE, f"{self.prog}: {message}\n{self.prog} --help tells more\n")
+
+
+def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """It, and those of its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    near = list(dict.fromkeys(difflib.get_close_matches(word[:60], known, 2)))
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-c", dest="conf", metavar="CONF", default=argparse.SUPPRESS, help=f"default: {CONF}")
+    loud = common.add_mutually_exclusive_group()
+    loud.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="no notes, no progress")
+    loud.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="also what it took")
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON and nothing else")
     note = argparse.ArgumentParser(add_help=False)
     note.add_argument("--note", metavar="TEXT", default="", help="why; kept in the ledger")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="denyspam",
         parents=[common],
         description="Bans virus senders, relay probers and spammers from port 25 by what the mail log says of them.",
         epilog="Example: denyspam events /var/log/mail.log | less",
     )
     parser.add_argument("--version", action="version", version=f"denyspam {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands: Any = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(
-        name: str, function: Any, text: str, *parents: argparse.ArgumentParser, example: str | None = None
-    ) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text, parents=[common, *parents], epilog=example)
+    def command(name: str, function: Any, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        brief = re.split("[;,] | as run and", text)[0]
+        made: argparse.ArgumentParser = commands.add_parser(
+            name, help=brief, description=text, parents=[common, *parents]
+        )
+        made.epilog = f"Example: denyspam {EXAMPLES[name]}"
         made.set_defaults(command=function)
         return made
 
@@ -107,16 +197,18 @@ def _parser() -> argparse.ArgumentParser:
     command("status", _status, "how the daemon is; exit 69 until it is ready", as_json)
     why = command("why", _why, "why an address is banned, or is not; exit 1 if it is not", as_json)
     why.add_argument("address", metavar="ADDR")
-    ban = command("ban", _ban, "ban addresses or networks by hand", note)
+    ban = command("ban", _ban, "ban addresses or networks by hand", note, as_json)
     ban.add_argument("addresses", metavar="ADDR", nargs="+", help="an address, a network, or - for one a line on stdin")
     ban.add_argument("--for", dest="duration", metavar="TIME", default="1h", help="how long, such as 30m or 7d (1h)")
     ban.add_argument("--force", action="store_true", help="even loopback, an own or allowed address, or your own")
-    release = command("release", _release, "release bans; exit 1 if one of them was none", note)
+    release = command("release", _release, "release bans; exit 1 if one of them was none", note, as_json)
     release.add_argument("addresses", metavar="ADDR", nargs="*")
     release.add_argument("--all", action="store_true", help="all of them")
     release.add_argument("--grace", metavar="TIME", help="and ban them by no policy again for so long, such as 1h")
-    command("flush", _flush, "empty the kernel's sets and end all bans, daemon or not")
-    check = command("check", _check, "test the configuration and filters as run and reload would; exit 78 if wrong")
+    command("flush", _flush, "empty the kernel's sets and end all bans, daemon or not", as_json)
+    check = command(
+        "check", _check, "test the configuration and filters as run and reload would; exit 78 if wrong", as_json
+    )
     check.add_argument("filters", metavar="FILTER", nargs="*", help="a filter's name or file: test only these")
     found = command("events", _events, "what the filters see in log files", as_json)
     found.add_argument("--filter", dest="filters", metavar="NAME", action="append", default=[], help="only this filter")
@@ -126,7 +218,6 @@ def _parser() -> argparse.ArgumentParser:
         _explain,
         "how a log line is read, hole by hole, or where the nearest pattern stops to fit; exit 1 if none takes it",
         as_json,
-        example="Example: denyspam explain 'Mar  4 10:00:00 mx sendmail[77]: ruleset=check_relay, arg1=x, …'",
     )
     explain.add_argument("line", metavar="LINE", nargs="?", default="-", help="a log line, or - for those of stdin")
     explain.add_argument("--filter", dest="filters", metavar="NAME", action="append", default=[], help="only this one")
@@ -154,7 +245,6 @@ def _parser_by_hand(command: Callable[..., argparse.ArgumentParser], as_json: ar
         _learn,
         "the lines that no filter takes, grouped by shape, the most frequent first; --propose makes a pattern of one",
         as_json,
-        example="Example: denyspam learn /var/log/mail.log; denyspam learn /var/log/mail.log --propose 1",
     )
     learn.add_argument("--filter", dest="filters", metavar="NAME", action="append", default=[], help="only this filter")
     learn.add_argument("--all", action="store_true", help="also lines of programs that no filter reads")
@@ -165,7 +255,6 @@ def _parser_by_hand(command: Callable[..., argparse.ArgumentParser], as_json: ar
         "new-filter",
         _new_filter,
         "write NAME.filter, a commented draft with patterns and samples of the lines that no filter takes",
-        example="Example: denyspam new-filter haraka --from /var/log/haraka.log",
     )
     new.add_argument("name", metavar="NAME")
     new.add_argument("--from", dest="files", metavar="FILE", nargs="+", required=True, help="logs of that program")
@@ -176,7 +265,6 @@ def _parser_by_hand(command: Callable[..., argparse.ArgumentParser], as_json: ar
         _import_fail2ban,
         "turn fail2ban's jails and filters into ours; what has no equal stands there as a comment with the reason",
         as_json,
-        example="Example: denyspam import-fail2ban postfix dovecot --log /var/log/mail.log -o /etc/denyspam",
     )
     taken.add_argument(
         "names", metavar="JAIL|FILE", nargs="+", help="a jail, a filter as in postfix[mode=auth], or a filter's file"
@@ -218,7 +306,8 @@ def _run(asked: argparse.Namespace) -> int:
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(EachLine(f"{stamp}denyspam[{os.getpid()}]: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    level = logging.WARNING if asked.quiet else logging.DEBUG if asked.verbose else logging.INFO
+    logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     try:
         daemon.run(asked.conf or CONF, flush=asked.flush_on_stop)
@@ -274,7 +363,8 @@ def _list(asked: argparse.Namespace) -> int:
         )
         for ban in bans
     ]
-    _table(("ADDRESS", "RULE", "SINCE", "LEFT", "HITS", "NOTE"), rows, right=(3, 4))
+    since = f"SINCE ({datetime.fromtimestamp(now, zone).tzname()})"
+    _table(("ADDRESS", "RULE", since, "LEFT", "HITS", "NOTE"), rows, right=(3, 4))
     print(show.count(len(bans), "ban") if bans else "nothing is banned", file=sys.stderr)
     for line in _grace_lines(_ask(asked, {"command": "graces"})):
         print(line)
@@ -316,7 +406,8 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
     zone, now = _zone(), time.time()
     mode = f"{status['action']}, {status['mode']}"
     state = "ready" if status["ready"] else "starting"
-    yield f"{state}: pid {status['pid']} ({mode}), since {show.moment(status['started'], zone)}"
+    here = datetime.fromtimestamp(now, zone).tzname()
+    yield f"{state}: pid {status['pid']} ({mode}), since {show.moment(status['started'], zone)} (times are {here})"
     yield (
         f"holding {show.count(status['active'], 'ban')} ({status['pending']} not yet in the kernel); since the start "
         f"{status['bans']} decided, {status['releases']} ended, {status['late']} were over already"
@@ -426,6 +517,9 @@ def _ban(asked: argparse.Namespace) -> int:
         "sessions": [str(each) for each in ssh_peers()],
     }
     answer = _ask(asked, request)
+    if asked.json:
+        print(json.dumps(answer))
+        return NO if answer["refused"] else DONE
     for ban in answer["banned"][:20]:
         print(f"banned {ban['address']} for {show.duration(seconds)}")
     if len(answer["banned"]) > 20:
@@ -482,6 +576,9 @@ def _release(asked: argparse.Namespace) -> int:
         "grace": _seconds("--grace", asked.grace) if asked.grace else None,
     }
     answer = _ask(asked, request)
+    if asked.json:
+        print(json.dumps(answer))
+        return NO if answer["missing"] else DONE
     for address in answer["released"]:
         print(f"released {address}")
     for address in answer["missing"]:
@@ -522,7 +619,7 @@ def _flush(asked: argparse.Namespace) -> int:
             raise Failed(answer["error"], answer["code"])
         _firewall(answer["ok"])
         count = answer["ok"]["released"]
-    print(f"released {show.count(count, 'ban')}")
+    print(json.dumps({"released": count}) if asked.json else f"released {show.count(count, 'ban')}")
     return DONE
 
 
@@ -533,6 +630,8 @@ def _check(asked: argparse.Namespace) -> int:
     from denyspam.plugins import Filters, load, load_action
 
     conf = asked.conf or CONF
+    report: dict[str, Any] = {"filters": {}} if asked.filters else {"logs": {}}
+    said = []
     if asked.filters:
         filters = Filters(conf, thorough=True)
         for name in asked.filters:
@@ -540,15 +639,20 @@ def _check(asked: argparse.Namespace) -> int:
                 found = filters.load(name)
             except LookupError as error:
                 raise Failed(str(error.args[0]), CONFIG) from None
-            print(f"{found.file}: {len(found.patterns)} patterns, {len(found.samples)} samples: ok")
+            report["filters"][name] = {"patterns": len(found.patterns), "samples": len(found.samples)}
+            said.append(f"{found.file}: {len(found.patterns)} patterns, {len(found.samples)} samples: ok")
+        print(json.dumps(report) if asked.json else "\n".join(said))
         return DONE
     settings, logs = load(conf, thorough=True)
     load_action(settings)
     for path, each in logs.items():
         if not os.path.exists(path):
             print(f"denyspam: note: {path} does not exist yet", file=sys.stderr)
-        print(f"{path}: filters {', '.join(one.name for one in each)}")
-    print(f"{conf}: {len(settings.policies)} policies: ok")
+        report["logs"][path] = [one.name for one in each]
+        said.append(f"{path}: filters {', '.join(report['logs'][path])}")
+    report["policies"] = [policy.name for policy in settings.policies]
+    said.append(f"{conf}: {show.count(len(settings.policies), 'policy')}: ok")
+    print(json.dumps(report) if asked.json else "\n".join(said))
     return DONE
 
 

@@ -389,6 +389,8 @@ class Daemon:
         return self.join.feed(finding, place)
 
     def _count(self, events: Sequence[Event]) -> None:
+        if events and log.isEnabledFor(logging.DEBUG):
+            tell([f"{e.kind} by {e.address or 'nobody known'} ({e.filter}, {e.file} at {e.offset})" for e in events])
         self.counts.update(map(KIND_AND_FILTER, events))
         for path, count in Counter(map(FILE, events)).items():
             self.logs[path].events += count

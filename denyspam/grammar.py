@@ -48,7 +48,15 @@ MOST_HITS = 10_000  # the times kept per address are this many floats
 LONGEST_WINDOW = 31 * 86400.0  # the log is re-read over the longest window at every start
 LONGEST_BAN = 10 * 365 * 86400.0
 
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+UNITS = {
+    "s": (1, "s|secs?|seconds?"),
+    "m": (60, "m|mins?|minutes?"),
+    "h": (3600, "h|hrs?|hours?"),
+    "d": (86400, "d|days?"),
+    "w": (7 * 86400, "w|weeks?"),
+}
+UNIT = "|".join(f"(?P<{unit}>{words})" for unit, (_, words) in UNITS.items())
+TERM = rf"[0-9]{{1,9}}(?:\.[0-9]{{1,3}})? ?(?:{UNIT})(?![A-Za-z.])"
 KNOWN_KINDS = ("client", IGNORE, *OFFENCES, *HARMLESS)
 KIND = r"[a-z][a-z0-9_-]{0,31}"
 NAME = r"[a-z][a-z0-9_-]{0,63}"
@@ -58,7 +66,10 @@ NAME = r"[a-z][a-z0-9_-]{0,63}"
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `30s`, `15m`, `1h30m`, `7d`, `2w`. Raises ValueError saying what to write."""
+    """Seconds of `30s`, `15m`, `1h30m`, `7d`, `2w`, also written out: `1.5h`, `15 min`, `1 day 12 hours`.
+
+    Raises ValueError saying what to write.
+    """
     try:
         found: float = _duration().parse_string(text.strip(), parse_all=True)[0]
     except pp.ParseBaseException:
@@ -70,13 +81,13 @@ def parse_duration(text: str) -> float:
 
 @cache
 def _duration() -> pp.ParserElement:
-    term = pp.Regex(r"(?P<number>[0-9]{1,9})(?P<unit>[smhdw])").set_parse_action(
-        lambda t: int(t["number"]) * SECONDS[t["unit"]]
-    )
-    term = term.leave_whitespace()
-    found = pp.Combine(pp.OneOrMore(pp.Regex(r"[0-9]{1,9}[smhdw]").leave_whitespace()) + pp.Regex(r"(?![0-9A-Za-z.])"))
-    found.set_parse_action(lambda t: float(sum(value[0] for value, _, _ in term.scan_string(t[0]))))
-    return found
+    term = pp.Regex(TERM).set_parse_action(_seconds)
+    return pp.OneOrMore(term).set_parse_action(lambda t: float(sum(t)))
+
+
+def _seconds(term: pp.ParseResults) -> float:
+    number = float(re.split("[ a-z]", term[0], maxsplit=1)[0])
+    return number * next(seconds for unit, (seconds, _) in UNITS.items() if term[unit])
 
 
 # -- policies --------------------------------------------------------------------------------------------------------

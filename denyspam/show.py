@@ -30,8 +30,9 @@ def moment(time: float | None, zone: tzinfo) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """1 ban, 2 bans"""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """1 ban, 2 bans, 3 policies"""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else many}"
 
 
 def limit(policy: Policy) -> str:

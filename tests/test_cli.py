@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import timezone
@@ -275,3 +276,50 @@ def test_events_are_printed_as_json_prints_them(event: Event) -> None:
     fields |= {"line": event.number, "text": event.text.decode("utf-8", "replace")}
     assert fields == json.loads(cli._event_json(event, timezone.utc))
     assert cli._event_json(event, timezone.utc).isascii()
+
+
+# --- manners
+
+
+def commands() -> list[str]:
+    return re.findall(r"^    ([a-z][\w-]+)(?:  |$)", denyspam("--help").stdout, re.M)
+
+
+def test_help_fits_a_screen_and_shows_an_example() -> None:
+    assert len(commands()) == len(cli.EXAMPLES)
+    for words in ([], *([name] for name in commands())):
+        shown = denyspam(*words, "--help", COLUMNS="80").stdout
+        assert "Example: denyspam " in shown
+        assert len(shown.splitlines()) <= 45, words
+        assert max(map(len, shown.splitlines())) <= 80, words
+
+
+def test_what_was_meant() -> None:
+    wrong = denyspam("lst")
+    assert (wrong.returncode, wrong.stderr.splitlines()[0]) == (
+        2,
+        "denyspam: there is no command 'lst'; did you mean list?",
+    )
+    wrong = denyspam("events", "--jsn", "x")
+    assert (wrong.returncode, "there is no option --jsn; did you mean --json?" in wrong.stderr) == (2, True)
+    assert denyspam("ban", "192.0.2.7", "--forc").returncode == 2  # half an option is none: --force bans the protected
+
+
+def test_quiet_and_verbose(log: Path) -> None:
+    loud = denyspam("learn", log)
+    assert loud.stderr
+    assert denyspam("learn", "-q", log).stderr == ""
+    assert denyspam("-q", "events", "/nowhere").stderr == "denyspam: /nowhere: No such file or directory\n"
+    told = denyspam("-v", "events", log)
+    assert re.search(r"^denyspam \S+, configuration \S+: \d+\.\d\d s, ", told.stderr)
+    assert told.stdout == denyspam("events", log).stdout
+    assert denyspam("-q", "-v", "events", log).returncode == 2
+
+
+def test_check_as_json(tmp_path: Path) -> None:
+    conf = tmp_path / "denyspam.conf"
+    conf.write_text("[log /var/log/mail.log]\nfilters = postfix\n[policy]\nvirus = 5 in 15m -> ban 1h\n")
+    (row,) = rows(denyspam("check", "--json", "-c", conf))
+    assert row == {"logs": {"/var/log/mail.log": ["postfix"]}, "policies": ["virus"]}
+    (row,) = rows(denyspam("check", "--json", "-c", conf, "clamav"))
+    assert row["filters"]["clamav"]["patterns"] >= 3

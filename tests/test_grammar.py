@@ -10,13 +10,29 @@ from denyspam.grammar import parse_duration, parse_filter, parse_policy
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("30s", 30), ("15m", 900), ("1h", 3600), ("7d", 604800), ("2w", 1209600), ("1h30m", 5400), (" 1h ", 3600)],
+    [
+        ("30s", 30),
+        ("15m", 900),
+        ("1h", 3600),
+        ("7d", 604800),
+        ("2w", 1209600),
+        ("1h30m", 5400),
+        (" 1h ", 3600),
+        ("15 min", 900),
+        ("1.5h", 5400),
+        ("1 day 12 hours", 129600),
+        ("1h 30m", 5400),
+        ("90 seconds", 90),
+        ("1hour", 3600),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "15", "m", "1.5h", "-1h", "1h 30m", "15 m", "1y", "1hour", "٣m", "9999999999s"])
+@pytest.mark.parametrize(
+    "text", ["", "15", "m", "1.5", "-1h", "1hm", "1h,30m", "1y", "1month", "1.h", "٣m", "9999999999s"]
+)
 def test_no_durations(text: str) -> None:
     with pytest.raises(ValueError, match="is no duration: write a number and a unit, such as 30s, 15m"):
         parse_duration(text)
@@ -25,6 +41,7 @@ def test_no_durations(text: str) -> None:
 def test_policies() -> None:
     assert parse_policy("virus", "5 in 15m -> ban 1h", "f", 3) == Policy("virus", "virus", 5, 900, 3600)
     assert parse_policy("relay.slow", "50 in 1d -> ban 1d", "f", 3) == Policy("relay.slow", "relay", 50, 86400, 86400)
+    assert parse_policy("virus", "5 in 15 minutes -> ban 1 hour", "f", 3) == Policy("virus", "virus", 5, 900, 3600)
     everything = "5 in 15m->ban 30m, doubling to 7d, forget 30d, by net/24, ports 587, 465,587"
     assert parse_policy("any", everything, "f", 3) == Policy(
         "any", "any", 5, 900, 1800, 604800, 2592000, 24, (465, 587)
