@@ -15,12 +15,13 @@ from ipaddress import ip_network
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Protocol
 
-from denyspam import show
+from denyspam import __version__, show
 from denyspam.enforce import Enforcer
 from denyspam.events import ActionError, Ban, Grace, Network, Target, address_text
 from denyspam.join import Join
-from denyspam.ledger import MEMORY, Ledger, Row
+from denyspam.ledger import Ledger, Row
 from denyspam.logfile import LogFile
+from denyspam.monitor import Monitor, ledger_fault, process
 from denyspam.policy import LOOPBACK, Judge
 from denyspam.settings import Settings
 
@@ -46,6 +47,8 @@ class Obeying(Protocol):
     enforcer: Enforcer
     logs: dict[str, LogFile]
     counts: Counter[tuple[str, str]]
+    rules: Counter[str]
+    monitor: Monitor
     pending: set[Target]
     bans: int
     late: int
@@ -66,7 +69,7 @@ class Answers:
         """The answer to one request: {"ok": …} or {"error": sentence, "code": exit code}."""
         command = request.get("command")
         if command == "status":
-            return {"ok": await self._status()}
+            return {"ok": await self.status()}
         if not self._daemon.ready:
             return {"error": "denyspam is starting: it is still reading its logs", "code": 69}
         verbs: dict[Any, Callable[[dict[str, Any], str], Any]] = {
@@ -84,24 +87,15 @@ class Answers:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             return {"error": f"{str(error)[:300]}", "code": 2}
 
-    async def _status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
+        """What `status --json` prints, and the metrics are made of."""
         try:
             sets = await self._daemon.enforcer.counters() if self._daemon.ready else None
         except ActionError:
             sets = None
+        now = time.time()
         logs = {
-            path: {
-                "present": each.tail.present,
-                "behind": each.tail.behind,
-                "position": marks[-1].offset if (marks := each.tail.position().marks) else 0,
-                "size": _size(path),
-                "clock": each.clock,
-                "events": each.events,
-                "overlong": each.tail.overlong,
-                "bad_address": each.scanner.bad_address,
-                "bad_time": each.scanner.bad_time,
-                "lost": each.tail.lost,
-            }
+            path: {**_log(path, each, now), **self._daemon.monitor.of(path, now)}
             for path, each in self._daemon.logs.items()
         }
         events: dict[str, dict[str, int]] = {}
@@ -109,6 +103,7 @@ class Answers:
             events.setdefault(kind, {})[name] = count
         return {
             "ready": self._daemon.ready,
+            "version": __version__,
             "pid": os.getpid(),
             "started": self._daemon.started,
             "mode": self._daemon.settings.mode,
@@ -116,6 +111,7 @@ class Answers:
             "active": len(self._daemon.judge.active),
             "pending": len(self._daemon.pending),
             "bans": self._daemon.bans,
+            "rules": dict(self._daemon.rules),
             "late": self._daemon.late,
             "releases": self._daemon.releases,
             "graces": [_grace(each) for each in self._daemon.judge.graces(time.time())],
@@ -123,27 +119,32 @@ class Answers:
             "unresolved": self._daemon.join.waiting,
             "events": events,
             "logs": logs,
+            "alarms": [
+                {
+                    "name": each.name,
+                    "subject": each.subject,
+                    "since": each.since,
+                    "text": each.text,
+                    "samples": list(each.samples),
+                }
+                for each in self._daemon.monitor.alarms.active()
+            ],
             "ledger": {
                 "path": self._daemon.ledger.path,
-                "fault": self._ledger_fault(),
+                "fault": ledger_fault(self._daemon.ledger),
                 "waiting": self._daemon.ledger.waiting,
             },
             "firewall": {
                 "fault": self._daemon.enforcer.fault,
                 "waiting": self._daemon.enforcer.waiting,
                 "refused": None if sets is None else sum(each["packets"] for each in sets),
+                "refused_bytes": None if sets is None else sum(each["bytes"] for each in sets),
                 "sets": sets,
                 "repairs": self._daemon.repairs,
                 "ended": self._daemon.enforcer.ended,
             },
+            "process": process(),
         }
-
-    def _ledger_fault(self) -> str | None:
-        return (
-            "it could not be opened; bans are remembered in memory only"
-            if self._daemon.ledger.path == MEMORY
-            else self._daemon.ledger.fault
-        )
 
     def _row(self, ban: Ban) -> dict[str, Any]:
         return {
@@ -298,6 +299,27 @@ class Answers:
         except ActionError as error:
             raise ValueError(str(error)) from error
         return {"released": len(bans), "fault": self._daemon.enforcer.fault}
+
+
+def _log(path: str, each: LogFile, now: float) -> dict[str, Any]:
+    """How one log is read. `lag_*`: what is not read yet; by the stamps, while more is known to stand there."""
+    position = marks[-1].offset if (marks := each.tail.position().marks) else 0
+    size = _size(path)
+    return {
+        "present": each.tail.present,
+        "behind": each.tail.behind,
+        "position": position,
+        "size": size,
+        "lag_bytes": None if size is None else max(0, size - position),
+        "lag_seconds": max(0.0, now - each.clock) if each.tail.behind else 0.0,
+        "clock": each.clock,
+        "events": each.events,
+        "overlong": each.tail.overlong,
+        "bad_address": each.scanner.bad_address,
+        "bad_time": each.scanner.bad_time,
+        "skipped": each.tail.overlong + each.scanner.bad_address + each.scanner.bad_time,
+        "lost": each.tail.lost,
+    }
 
 
 def _size(path: str) -> int | None:

@@ -195,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command("list", _list, "the bans that hold", as_json)
     command("status", _status, "how the daemon is; exit 69 until it is ready", as_json)
+    command("metrics", _metrics, "what Prometheus reads, such as for node_exporter's textfile collector")
     why = command("why", _why, "why an address is banned, or is not; exit 1 if it is not", as_json)
     why.add_argument("address", metavar="ADDR")
     ban = command("ban", _ban, "ban addresses or networks by hand", note, as_json)
@@ -440,9 +441,21 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
             if log[key]:
                 words.append(f"{log[key]} {text}")
         yield f"{path}: " + ", ".join(words)
+    for alarm in status["alarms"]:
+        name = f"{alarm['name']} {alarm['subject']}".strip()
+        yield f"ALARM {name}, since {show.moment(alarm['since'], zone)}: {alarm['text']}"
+        yield from (f"  {sample}" for sample in alarm["samples"])
     for name in ("ledger", "firewall"):
         if status[name]["fault"]:
             yield f"{name} FAULT: {status[name]['fault']} ({status[name]['waiting']} waiting)"
+
+
+def _metrics(asked: argparse.Namespace) -> int:
+    from denyspam import metrics
+
+    status = _ask(asked, {"command": "status"})
+    print(metrics.render(status), end="")
+    return DONE if status["ready"] else UNAVAILABLE
 
 
 def _why(asked: argparse.Namespace) -> int:

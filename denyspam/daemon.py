@@ -42,6 +42,7 @@ from denyspam.host import own_addresses
 from denyspam.join import HOUR, Join
 from denyspam.ledger import MEMORY, Ledger, damaged
 from denyspam.logfile import LogFile, Unavailable, open_tail
+from denyspam.monitor import Monitor
 from denyspam.plugins import load, load_action
 from denyspam.settings import Settings
 from denyspam.watch import Watch
@@ -114,6 +115,8 @@ class Daemon:
         )
         self._reasons = {each.name: f"{each.name} {show.limit(each)}" for each in settings.policies}
         self.repairs = 0  # bans that somebody else had taken out of the kernel
+        self.rules: Counter[str] = Counter()  # policy -> bans
+        self.monitor = Monitor(self)
 
     # --- one run --------------------------------------------------------------------------------------------------
 
@@ -125,7 +128,9 @@ class Daemon:
         # What is made from here on stays: looking for garbage among a million bans takes a second, again and again.
         gc.disable()
         drift = self._ear()  # before the first look at the kernel, so that no change falls in between
-        control = Server(settings.socket, settings.group, Answers(self).answer)
+        answers = Answers(self)
+        control = Server(settings.socket, settings.group, answers.answer)
+        self.monitor.serve(answers.status)
         scheduler = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
         watch: Watch | None = None
         try:
@@ -191,6 +196,7 @@ class Daemon:
         if self._timer is not None:
             self._timer.cancel()
         await control.stop()
+        await self.monitor.stop()
         self._save()
         for each in self.logs.values():
             each.tail.close()
@@ -424,6 +430,7 @@ class Daemon:
             fresh.append(held)
             said.append(self._sentence(ban))
         self.bans += len(bans)
+        self.rules.update([ban.rule for ban in bans])
         self._save()
         self.enforcer.ban(fresh)
         self._arm()
@@ -511,7 +518,9 @@ class Daemon:
             self._expire()
             self.enforcer.ban(self.judge.active.values())
             self._upkeep.reschedule("interval", minutes=1)
+            self.monitor.stepped(skew - self._skew, time.time())
         self._skew = skew
+        self.monitor.tick(time.time())
 
     async def _minutely(self, drift: Drift | None) -> None:
         unheard = drift is not None and drift.fileno is None and drift.read()

@@ -57,6 +57,8 @@ class Settings:
     ipv6_prefix: int = 64
     capacity: int = 1_000_000  # addresses counted at once
     history: float = 90 * 86_400.0  # seconds a past ban is remembered
+    metrics: str | tuple[str, int] | None = None  # where Prometheus asks: a unix socket, or (address, port)
+    metrics_remote: bool = False  # that address may be one that other hosts reach
     logs: tuple[LogSettings, ...] = ()
     policies: tuple[Policy, ...] = ()
     file: str = ""
@@ -117,6 +119,12 @@ def parse(text: str, file: str) -> Settings:
         raise daemon["ports"].wrong(
             "port 587 is where your own users submit mail from; leave it out, or add `force = yes` to ban there too"
         )
+    if isinstance(settings.metrics, tuple) and not settings.metrics_remote:
+        host = settings.metrics[0]
+        if not ip_address(host).is_loopback:
+            raise daemon["metrics"].wrong(
+                f"other hosts reach {host}; write 127.0.0.1 or [::1], or add `metrics_remote = yes` to let them ask"
+            )
     logs = tuple(_log(name[4:], line, keys) for name, (line, keys) in sections.items() if name.startswith("log "))
     if not logs:
         raise SettingsError("no [log PATH] section; write for example `[log /var/log/mail.log]`", file, last)
@@ -212,6 +220,21 @@ def _socket(value: _Value) -> str:
     if len(path.encode()) > SOCKET:
         raise value.wrong(f"{quote(path)} is longer than a socket's path may be; write one of at most {SOCKET} bytes")
     return path
+
+
+def _endpoint(value: _Value) -> str | tuple[str, int] | None:
+    if value.text == "none":
+        return None
+    if value.text.startswith("/"):
+        return _socket(value)
+    host, _, port = value.text.rpartition(":")
+    try:
+        address = ip_address(host.removeprefix("[").removesuffix("]") if host[:1] == "[" else host)
+    except ValueError:
+        raise value.wrong(
+            f"{quote(value.text)} is no place to serve metrics; write 127.0.0.1:9826, [::1]:9826, a socket's path or none"
+        ) from None
+    return str(address), _number(1, 65_535)(replace(value, text=port))
 
 
 def _name(value: _Value) -> str:
@@ -336,6 +359,8 @@ DAEMON: dict[str, Callable[[_Value], Any]] = {
     "ipv6_prefix": _number(32, 128),
     "capacity": _number(100, 10_000_000),
     "history": _duration,
+    "metrics": _endpoint,
+    "metrics_remote": _yes,
 }
 LOG: dict[str, Callable[[_Value], Any]] = {
     "filters": _filters,
