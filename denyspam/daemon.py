@@ -116,7 +116,7 @@ class Daemon:
         self._reasons = {each.name: f"{each.name} {show.limit(each)}" for each in settings.policies}
         self.repairs = 0  # bans that somebody else had taken out of the kernel
         self.rules: Counter[str] = Counter()  # policy -> bans
-        self.monitor = Monitor(self)
+        self.monitor = Monitor(self, time.time)
 
     # --- one run --------------------------------------------------------------------------------------------------
 
@@ -130,7 +130,6 @@ class Daemon:
         drift = self._ear()  # before the first look at the kernel, so that no change falls in between
         answers = Answers(self)
         control = Server(settings.socket, settings.group, answers.answer)
-        self.monitor.serve(answers.status)
         scheduler = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
         watch: Watch | None = None
         try:
@@ -138,6 +137,7 @@ class Daemon:
                 await control.start()
             except OSError as error:
                 raise Unavailable(f"the socket {settings.socket} cannot be made: {error.strerror or error}") from error
+            await self.monitor.serve(answers.status)
             self._save()
             # Both take their time, on two cores: the kernel's list and the ledger's.
             starting = asyncio.create_task(self.enforcer.start())

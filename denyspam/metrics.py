@@ -112,7 +112,7 @@ METRICS = tuple(
         ("events_unresolved", "gauge", "Offences that wait for their client's address.", _one("unresolved")),
         ("refused_packets_total", "counter", "Packets that the firewall refused.", _sets("packets")),
         ("refused_bytes_total", "counter", "Bytes of those packets.", _sets("bytes")),
-        ("sessions_ended_total", "counter", "Banned clients' open sessions that were ended.", _one("firewall", "ended")),
+        ("sessions_ended_total", "counter", "Banned clients' sessions that were ended.", _one("firewall", "ended")),
         ("firewall_repairs_total", "counter", "Bans put back that others took away.", _one("firewall", "repairs")),
         ("firewall_fault", "gauge", "1 while the firewall refuses what it is told.", _fault("firewall")),
         ("firewall_waiting", "gauge", "Orders that the firewall has not taken yet.", _one("firewall", "waiting")),

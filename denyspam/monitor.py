@@ -26,7 +26,7 @@ from denyspam.settings import Settings
 
 log = logging.getLogger("denyspam")
 
-RETRY = 30.0  # seconds between two tries to serve the metrics
+RETRY = 5.0  # seconds between two tries to serve the metrics
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -42,14 +42,15 @@ class Monitored(Protocol):
 class Monitor:
     """One daemon's, from its start to its end."""
 
-    def __init__(self, daemon: Monitored) -> None:
+    def __init__(self, daemon: Monitored, clock: Callable[[], float]) -> None:
         self._daemon = daemon
+        self._clock = clock
         self.alarms = Alarms()
         self._exporter: Exporter | None = None
         self._retry = 0.0
         self._starting: asyncio.Task[None] | None = None
 
-    def serve(self, snapshot: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+    async def serve(self, snapshot: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         """Serves the metrics of this snapshot, where the settings say so."""
         place = self._daemon.settings.metrics
         if place is not None:
@@ -58,6 +59,7 @@ class Monitor:
                 return metrics.render(await snapshot())
 
             self._exporter = Exporter(place, text)
+            await self._start(self._exporter)
 
     async def stop(self) -> None:
         if self._exporter is not None:
@@ -71,7 +73,7 @@ class Monitor:
         look("ledger", ledger_fault(daemon.ledger), now)
         fault = daemon.enforcer.fault
         look("firewall", fault and f"{show.count(daemon.enforcer.waiting, 'order')} not taken: {fault}", now)
-        self._listen(now)
+        self._listen()
         for change in self.alarms.changes(now):
             say(change)
 
@@ -85,21 +87,19 @@ class Monitor:
         self.alarms.set("clock-stepped", f"by {seconds:+.0f} s", now)
         self.alarms.clear("clock-stepped", now)
 
-    def _listen(self, now: float) -> None:
+    def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._exporter is None or self._exporter.listening or loop.time() < self._retry:
-            return
-        if self._starting is None or self._starting.done():
-            self._retry = loop.time() + RETRY
-            self._starting = loop.create_task(self._start(self._exporter, now))
+        if self._exporter is not None and not self._exporter.listening and loop.time() >= self._retry:
+            self._starting = loop.create_task(self._start(self._exporter))
 
-    async def _start(self, exporter: Exporter, now: float) -> None:
+    async def _start(self, exporter: Exporter) -> None:
+        self._retry = asyncio.get_running_loop().time() + RETRY
         try:
             await exporter.start()
         except OSError as error:
-            self.alarms.set("metrics", f"{exporter}: {error.strerror or error}", now)
+            self.alarms.set("metrics", f"{exporter}: {error.strerror or error}", self._clock(), str(exporter))
         else:
-            self.alarms.clear("metrics", now)
+            self.alarms.clear("metrics", self._clock(), str(exporter))
 
 
 def ledger_fault(ledger: Ledger) -> str | None:

@@ -232,7 +232,7 @@ def _endpoint(value: _Value) -> str | tuple[str, int] | None:
         address = ip_address(host.removeprefix("[").removesuffix("]") if host[:1] == "[" else host)
     except ValueError:
         raise value.wrong(
-            f"{quote(value.text)} is no place to serve metrics; write 127.0.0.1:9826, [::1]:9826, a socket's path or none"
+            f"{quote(value.text)} is no place to serve metrics; write 127.0.0.1:9826, [::1]:9826, a path or none"
         ) from None
     return str(address), _number(1, 65_535)(replace(value, text=port))
 

@@ -42,6 +42,7 @@ gzip -9n "$tree"/usr/share/man/man*/*
 for name in README.md DESIGN.md CHANGELOG.md docs/actions.md; do put 644 "$name" "usr/share/doc/denyspam/${name##*/}"; done
 put 644 LICENSE usr/share/doc/denyspam/copyright
 put 644 etc/denyspam.conf usr/share/doc/denyspam/examples/denyspam.conf
+put 644 etc/denyspam.grafana.json usr/share/doc/denyspam/examples/denyspam.grafana.json
 for each in bash:bash-completion/completions/denyspam zsh:zsh/vendor-completions/_denyspam fish:fish/vendor_completions.d/denyspam.fish; do
     mkdir -p "$(dirname "$tree/usr/share/${each#*:}")"
     $python etc/completion.py "${each%%:*}" >"$tree/usr/share/${each#*:}"

@@ -47,6 +47,15 @@ def test_values() -> None:
     assert (settings.verdict, settings.history, settings.mode) == ("drop", 7 * 86_400, "watch")
 
 
+def test_where_metrics_are_served() -> None:
+    assert daemon().metrics is None
+    assert daemon("metrics = none").metrics is None
+    assert daemon("metrics = 127.0.0.1:9826").metrics == ("127.0.0.1", 9826)
+    assert daemon("metrics = [::1]:9826").metrics == ("::1", 9826)
+    assert daemon("metrics = /run/denyspam/metrics.sock").metrics == "/run/denyspam/metrics.sock"
+    assert daemon("metrics = 192.0.2.1:9826", "metrics_remote = yes").metrics == ("192.0.2.1", 9826)
+
+
 def test_windows_line_ends_tabs_and_a_byte_order_mark() -> None:
     text = "\ufeff" + MINIMAL.replace("\n", "\r\n").replace(" = ", "\t=\t")
     assert parse(text, "x.conf").logs[0].filters == ("postfix",)
@@ -75,6 +84,15 @@ def test_several_logs_and_policies_keep_their_order() -> None:
         ("state = var/lib", "x.conf:2: 'var/lib' is no absolute path"),
         ("ipv6_prefix = 12", "x.conf:2: '12' is out of range; write a whole number from 32 to 128"),
         ("history = soon", "x.conf:2: "),
+        ("metrics = 9826", "x.conf:2: '9826' is no place to serve metrics; write 127.0.0.1:9826"),
+        ("metrics = localhost:9826", "x.conf:2: 'localhost:9826' is no place to serve metrics"),
+        ("metrics = 127.0.0.1:0", "x.conf:2: '0' is out of range; write a whole number from 1 to 65535"),
+        (
+            "metrics = 0.0.0.0:9826",
+            "x.conf:2: other hosts reach 0.0.0.0; write 127.0.0.1 or [::1], or add `metrics_remote",
+        ),
+        ("metrics = [::]:9826", "x.conf:2: other hosts reach ::"),
+        ("metrics = run/sock", "x.conf:2: 'run/sock' is no place to serve metrics"),
         ("nonsense", "x.conf:2: 'nonsense' is no setting; write `key = value`"),
         ("[daemon]", "x.conf:2: [daemon] stands twice"),
         ("[deamon]", "x.conf:2: unknown section '[deamon]'; write [daemon], [log PATH] or [policy]"),
