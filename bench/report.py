@@ -20,7 +20,7 @@ from typing import Any
 from bench import measure
 
 DOCS = measure.ROOT / "docs"
-PAGES = (measure.ROOT / "README.md", DOCS / "benchmarks.md")
+PAGES = (measure.ROOT / "README.md", DOCS / "benchmarks.md", DOCS / "comparison.md")
 MARKED = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.S)
 NOTHING = "-"
 
