@@ -224,7 +224,18 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--filter", dest="filters", metavar="NAME", action="append", default=[], help="only this one")
     explain.add_argument("--year", type=int, help="the year of stamps without one (the latest there was otherwise)")
     _parser_by_hand(command, as_json)
-    replay = command("replay", _replay, "what the policy would have done with log files", as_json)
+    replay = command(
+        "replay",
+        _replay,
+        "what the policy would have done with log files: the bans, and on a terminal a summary",
+        as_json,
+        example="Example: denyspam replay --summary /var/log/mail.log*; denyspam replay --compare new.conf mail.log.1",
+    )
+    replay.add_argument("--summary", action="store_true", help="a table and a picture over time instead of the list")
+    replay.add_argument("--cost", action="store_true", help="the summary, false bans estimated, and what bans save")
+    replay.add_argument(
+        "--compare", metavar="OTHER", help="only what one of CONF and OTHER bans and the other does not"
+    )
     for each in (found, replay):
         each.add_argument("--year", type=int, help="the year of stamps without one (the file's own tells it otherwise)")
         each.add_argument("files", metavar="FILE", nargs="+", help="a log, also .gz .bz2 .xz .zst, or - for stdin")
@@ -918,49 +929,24 @@ def _event_line(event: Event, zone: tzinfo) -> str:
 
 
 def _replay(asked: argparse.Namespace) -> int:
-    from denyspam import cores, host, replay
-    from denyspam.plugins import load
+    from denyspam import host, replay, trial
 
-    settings, logs = load(asked.conf or CONF)
-    judge = settings.judge(host.own_addresses())
-    every = list({each.name: each for filters in logs.values() for each in filters}.values())
-    named = {os.path.abspath(each.path): each for each in settings.logs}
-    zones = {each.timezone for each in settings.logs}
-    shared = zones.pop() if len(zones) == 1 else None
-    sources = []
-    for path in _readable(asked.files):
-        log = named.get(os.path.abspath(path))
-        sources.append(
-            replay.Source(
-                path,
-                every if log is None else logs[log.path],
-                host.zone(shared if log is None else log.timezone),
-                asked.year,
-                log is not None and log.stamp == "none",
-            )
-        )
-    count = 0
+    wanted = trial.Asked(
+        conf=asked.conf or CONF,
+        files=_readable(asked.files),
+        own=host.own_addresses(),
+        year=asked.year,
+        as_json=asked.json,
+        summary=asked.summary,
+        cost=asked.cost,
+        compare=asked.compare,
+    )
     _uncollected()
     with _Progress(asked.files) as progress:
         try:
-            for ban in replay.bans(judge, cores.events(sources, progress.advance, copies=False)):
-                count += 1
-                row = {
-                    "time": ban.since,
-                    "address": str(ban.target),
-                    "rule": ban.rule,
-                    "hits": ban.hits,
-                    "until": ban.until,
-                }
-                if asked.json:
-                    print(json.dumps(row))
-                else:
-                    when, length = show.moment(ban.since, _zone()), show.duration(ban.until - ban.since)
-                    print(f"{when}  {ban.target!s:24}  {ban.rule:12}  {ban.hits:3} hits  for {length}")
+            trial.run(wanted, _zone(), progress.advance)
         except replay.Unreadable as error:
             raise Failed(str(error), USAGE) from error
-    if not asked.json:
-        print(show.count(count, "ban"), file=sys.stderr)
     return DONE
 
 

@@ -41,7 +41,7 @@ def events(
 ) -> Iterator[Event]:
     """As `replay.events`, event by event, with as many cores as there are and as it is worth."""
     cores = min(len(sources), len(os.sched_getaffinity(0)))
-    if cores < 2 or _size(sources) < least:
+    if cores < 2 or _size([source.path for source in sources]) < least:
         yield from replay.events(sources, progress, copies=copies, harmless=harmless)
         return
     with (
@@ -60,12 +60,21 @@ def events(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _size(sources: Sequence[Source]) -> int:
+def each(function: Callable[[Any], Any], works: Sequence[Any], paths: Sequence[str], least: int = LEAST) -> list[Any]:
+    """function(work) of every one of them, in their order; each reads the file of its path. Raises what it raises."""
+    cores = min(len(works), len(os.sched_getaffinity(0)))
+    if cores < 2 or _size(paths) < least:
+        return [function(work) for work in works]
+    with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+        return list(pool.map(function, works))
+
+
+def _size(paths: Sequence[str]) -> int:
     """Bytes of all the files; 0 where one is a pipe, which only one process can read."""
     total = 0
-    for source in sources:
+    for path in paths:
         try:
-            status = os.stat(source.path)
+            status = os.stat(path)
         except OSError:
             return 0
         if not stat.S_ISREG(status.st_mode):

@@ -257,6 +257,23 @@ class Judge:
                 bans.append(best)
         return bans
 
+    def counting(self, event: Event) -> list[Policy]:
+        """The policies that would count this event: none where it is spared, or its client banned already."""
+        time, kind, address = event[:3]
+        found: list[Policy] = []
+        if time is None or address is None:
+            return found
+        plans = self._plans.get(kind)
+        for ports, widths, counters in self._plan(kind) if plans is None else plans:
+            keys = self._keys(address, widths, time)
+            if keys and not self._banned(keys, ports, time):
+                found += [policy for _, policy, _ in counters]
+        return found
+
+    def holding(self, name: str, time: float) -> bool:
+        """Whether a ban of the network of this name is in force at `time`, whatever ports it closes."""
+        return any(self._banned((name,), ports, time) for ports in self._windows)
+
     def _longer(self, ban: Ban) -> list[_Span]:
         """Earlier decisions that hold longer: the ban's hits came late (a join, a backlog), and must not shorten them.
 

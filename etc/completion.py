@@ -19,6 +19,7 @@ BANNED = 'denyspam list --json 2>/dev/null | grep -o \'"address": "[^"]*"\' | cu
 WHERE = {
     "FILE": "file",
     "CONF": "file",
+    "OTHER": "file",
     "DIR": "folder",
     "FILTER": "file",
     "ADDR": "address",
