@@ -119,7 +119,7 @@ EXAMPLES = {
     "learn": "learn /var/log/mail.log; denyspam learn /var/log/mail.log --propose 1",
     "new-filter": "new-filter haraka --from /var/log/haraka.log",
     "import-fail2ban": "import-fail2ban postfix dovecot --log /var/log/mail.log -o /etc/denyspam",
-    "replay": "replay -c new.conf /var/log/mail.log*",
+    "replay": "replay --summary /var/log/mail.log*; denyspam replay --compare new.conf mail.log.1",
     "setup": "setup --dry-run",
 }
 
@@ -229,7 +229,6 @@ def _parser() -> argparse.ArgumentParser:
         _replay,
         "what the policy would have done with log files: the bans, and on a terminal a summary",
         as_json,
-        example="Example: denyspam replay --summary /var/log/mail.log*; denyspam replay --compare new.conf mail.log.1",
     )
     replay.add_argument("--summary", action="store_true", help="a table and a picture over time instead of the list")
     replay.add_argument("--cost", action="store_true", help="the summary, false bans estimated, and what bans save")
