@@ -109,6 +109,7 @@ EXAMPLES = {
     "run": "run -c /etc/denyspam/denyspam.conf",
     "list": "list --json",
     "status": "status",
+    "metrics": "metrics > /var/lib/prometheus/node-exporter/denyspam.prom",
     "why": "why 203.0.113.9",
     "ban": "ban 203.0.113.0/24 --for 1d --note 'asked by abuse desk'",
     "release": "release 203.0.113.9 --grace 1d --note 'a customer'",
