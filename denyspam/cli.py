@@ -121,7 +121,6 @@ EXAMPLES = {
     "new-filter": "new-filter haraka --from /var/log/haraka.log",
     "import-fail2ban": "import-fail2ban postfix dovecot --log /var/log/mail.log -o /etc/denyspam",
     "replay": "replay --summary /var/log/mail.log*; denyspam replay --compare new.conf mail.log.1",
-    "metrics": "metrics > /var/lib/prometheus/node-exporter/denyspam.prom",
     "setup": "setup --dry-run",
 }
 
