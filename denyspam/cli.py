@@ -299,6 +299,9 @@ def _parser_by_hand(command: Callable[..., argparse.ArgumentParser], as_json: ar
 def _run(asked: argparse.Namespace) -> int:
     import logging
 
+    from denyspam import apart
+
+    loaded = apart.begin(asked.conf or CONF)
     sys.modules["ssl"] = None  # type: ignore[assignment]
     import asyncio  # noqa: F401 - without TLS, which nothing here speaks: OpenSSL would be 5 MB of the daemon's 40
 
@@ -322,7 +325,7 @@ def _run(asked: argparse.Namespace) -> int:
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     try:
-        daemon.run(asked.conf or CONF, flush=asked.flush_on_stop)
+        daemon.run(asked.conf or CONF, loaded, flush=asked.flush_on_stop)
     except Unavailable as error:
         raise Failed(str(error), error.code) from error
     except ActionError as error:

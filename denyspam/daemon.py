@@ -22,7 +22,7 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import NamedTuple
@@ -32,12 +32,12 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from denyspam import show, supervisor
 from denyspam.answers import FORCED, MANUAL, Answers
+from denyspam.apart import Loaded
 from denyspam.control import Server
 from denyspam.copies import Copies
 from denyspam.drift import Drift
 from denyspam.enforce import Enforcer
 from denyspam.events import Ban, Event, Finding, Held, SettingsError, Target
-from denyspam.filter import Filter
 from denyspam.host import own_addresses
 from denyspam.join import HOUR, Join
 from denyspam.ledger import MEMORY, Ledger, damaged
@@ -60,7 +60,6 @@ SWITCH = 0.0005  # seconds a thread may keep the others waiting; Python's 5 ms w
 GARBAGE = 5_000
 TOLD = 500  # decisions in one write to the log
 KIND_AND_FILTER, FILE = attrgetter("kind", "filter"), attrgetter("file")
-Loaded = tuple[Settings, dict[str, list[Filter]]]
 
 
 class _Open(NamedTuple):
@@ -576,14 +575,14 @@ def tell(sentences: Sequence[str]) -> None:
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
-def run(conf: str, *, flush: bool = False) -> None:
-    """The daemon in the foreground, until SIGTERM; with `flush` that empties the kernel's sets.
+def run(conf: str, read: Callable[[], Loaded], *, flush: bool = False) -> None:
+    """The daemon in the foreground, until SIGTERM; with `flush` that empties the kernel's sets. `read` loads `conf`.
 
     Raises SettingsError, ActionError, Unavailable.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be obeyed: the files are being read anyway
     gc.set_threshold(GARBAGE)
-    loaded = load(conf)
+    loaded = read()
     usable(loaded[0])
     with _locked(loaded[0].state):
         ledger = open_ledger(loaded[0].state)

@@ -1,7 +1,7 @@
 """grammar: filter files, policy sentences and durations, read with pyparsing. Pure.
 
-The only module that imports pyparsing: a matching line would cost it 732 µs and its import 0.2 s, so nothing that runs
-per line, and no command that reads no text of the admin's, comes here.
+The only module that imports pyparsing, and only when a text is to be read: a matching line would cost it 732 µs, its
+import 0.05 s and 5 MB, so nothing that runs per line, and no command that reads no text of the admin's, comes here.
 
 A filter file, one statement a line, `#` begins a comment line:
     filter NAME
@@ -19,11 +19,10 @@ Every error is a FilterError or SettingsError with file:line:column and what to 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from ipaddress import ip_address
-
-import pyparsing as pp
+from typing import TYPE_CHECKING
 
 from denyspam.events import HARMLESS, OFFENCES, FilterError, Policy, SettingsError
 from denyspam.filter import Filter, Sample, check
@@ -41,6 +40,9 @@ from denyspam.pattern import (
     compile_regex,
     settle,
 )
+
+if TYPE_CHECKING:
+    import pyparsing as pp
 
 LARGEST = 1 << 20  # bytes of a filter file: the shipped ones have some ten thousand
 LONGEST = 4096  # characters of one pattern
@@ -62,6 +64,24 @@ KIND = r"[a-z][a-z0-9_-]{0,31}"
 NAME = r"[a-z][a-z0-9_-]{0,63}"
 
 
+class _Unread(Exception):
+    """A text that its grammar does not take, from `place` on."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self.place = place
+
+
+def _read(grammar: Callable[[], pp.ParserElement], text: str) -> pp.ParseResults:
+    """What the whole of `text` says. Raises _Unread."""
+    import pyparsing as pp
+
+    try:
+        return grammar().parse_string(text, parse_all=True)
+    except pp.ParseBaseException as error:
+        raise _Unread(error.loc) from None
+
+
 # -- durations -------------------------------------------------------------------------------------------------------
 
 
@@ -71,8 +91,8 @@ def parse_duration(text: str) -> float:
     Raises ValueError saying what to write.
     """
     try:
-        found: float = _duration().parse_string(text.strip(), parse_all=True)[0]
-    except pp.ParseBaseException:
+        found: float = _read(_duration, text.strip())[0]
+    except _Unread:
         raise ValueError(
             f"`{text.strip()[:40]}` is no duration: write a number and a unit, such as 30s, 15m, 1h30m, 7d or 2w"
         ) from None
@@ -81,6 +101,8 @@ def parse_duration(text: str) -> float:
 
 @cache
 def _duration() -> pp.ParserElement:
+    import pyparsing as pp
+
     term = pp.Regex(TERM).set_parse_action(_seconds)
     return pp.OneOrMore(term).set_parse_action(lambda t: float(sum(t)))
 
@@ -95,6 +117,8 @@ def _seconds(term: pp.ParseResults) -> float:
 
 @cache
 def _policy() -> pp.ParserElement:
+    import pyparsing as pp
+
     number = pp.Regex(r"[0-9]{1,18}").set_parse_action(lambda t: int(t[0]))
     duration = _duration()
     word = pp.Keyword
@@ -137,11 +161,11 @@ def parse_policy(name: str, sentence: str, file: str, line: int) -> Policy:
             " in relay.slow"
         )
     try:
-        found = _policy().parse_string(sentence, parse_all=True)
-    except pp.ParseBaseException as error:
-        rest = sentence[error.loc :][:40]
+        found = _read(_policy, sentence)
+    except _Unread as error:
+        rest = sentence[error.place :][:40]
         where = f"at `{rest}`" if rest else "at its end"
-        raise wrong(f"cannot read the policy {where}: {EXAMPLE}", error.loc) from None
+        raise wrong(f"cannot read the policy {where}: {EXAMPLE}", error.place) from None
 
     def value(located: pp.ParseResults) -> float:
         return float(located["value"][0])
@@ -203,6 +227,8 @@ def parse_policy(name: str, sentence: str, file: str, line: int) -> Policy:
 @cache
 def _text() -> pp.ParserElement:
     """TEXT -> parts. Blanks count, so no element may skip them."""
+    import pyparsing as pp
+
     usual = pp.ParserElement.DEFAULT_WHITE_CHARS
     pp.ParserElement.set_default_whitespace_chars("")  # leave_whitespace() does not reach through a Forward
     try:
@@ -212,6 +238,8 @@ def _text() -> pp.ParserElement:
 
 
 def _text_elements() -> pp.ParserElement:
+    import pyparsing as pp
+
     part = pp.Forward()
     inside = pp.Forward()
     hole = pp.Regex(NAMED).set_parse_action(lambda s, place, t: Hole(t[0], place - 1))
@@ -263,9 +291,9 @@ def _parts(text: str, lets: dict[str, tuple[Part, ...]]) -> tuple[Part, ...]:
     if len(text) > LONGEST:
         raise PatternError(f"a pattern of {len(text)} characters: write at most {LONGEST}")
     try:
-        parts = _text().parse_string(text, parse_all=True)
-    except pp.ParseBaseException as error:
-        raise PatternError(_unread(text, error.loc), min(error.loc, len(text))) from None
+        parts = _read(_text, text)
+    except _Unread as error:
+        raise PatternError(_unread(text, error.place), min(error.place, len(text))) from None
     except RecursionError:
         raise PatternError("brackets in brackets without end: write at most a few levels") from None
     return _replace(tuple(parts), lets)
@@ -309,6 +337,8 @@ def _replace(parts: Sequence[Part], lets: dict[str, tuple[Part, ...]]) -> tuple[
 
 @cache
 def _sample() -> pp.ParserElement:
+    import pyparsing as pp
+
     word = pp.Regex(r"\S+")
     extra = (
         (pp.Keyword("id") - word("id"))
@@ -321,6 +351,8 @@ def _sample() -> pp.ParserElement:
 
 @cache
 def _programs() -> pp.ParserElement:
+    import pyparsing as pp
+
     glob = pp.Regex(r"-|[0-9A-Za-z*?][0-9A-Za-z_./*?-]{0,127}")
     return glob + pp.ZeroOrMore(pp.Suppress(",") - glob)
 
@@ -354,12 +386,12 @@ class _File:
             if self.programs:
                 raise self.wrong("`program` twice: write one line, as in `program postfix/smtpd, postfix/cleanup`")
             try:
-                self.programs = tuple(_programs().parse_string(rest, parse_all=True))
-            except pp.ParseBaseException as error:
+                self.programs = tuple(_read(_programs, rest))
+            except _Unread as error:
                 raise self.wrong(
                     "write `program NAME, NAME`; * stands for any text without a slash, `bare` for a log that"
                     " names no program",
-                    column + error.loc + 1,
+                    column + error.place + 1,
                 ) from None
         elif keyword == "let":
             self.let(rest, column)
@@ -406,12 +438,12 @@ class _File:
 
     def sample(self, rest: str, column: int) -> None:
         try:
-            found = _sample().parse_string(rest, parse_all=True).as_dict()
-        except pp.ParseBaseException as error:
+            found = _read(_sample, rest).as_dict()
+        except _Unread as error:
             raise self.wrong(
                 "write `sample none`, `sample KIND ADDRESS` or `sample KIND id ID`; `user NAME` and"
                 " `times N` may follow",
-                column + error.loc + 1,
+                column + error.place + 1,
             ) from None
         if "none" in found:
             self.heading = Sample(b"", None, None, None, None, 1, self.line)
