@@ -370,6 +370,8 @@ class Daemon:
                 each.say(f"the log cannot be read now: {error}")
                 return
             now = time.time()
+            if blocks:
+                self.monitor.sees(path, blocks[-1].data, now)
             events = [
                 event
                 for block in blocks
@@ -530,6 +532,7 @@ class Daemon:
             self._own = own
             self.judge.spare(own)
             self._release_spared("an own address by now")
+        self.monitor.minutely(time.time())
         self.ledger.prune(time.time() - max(self.settings.history, self.judge.memory))
         self._commit()
 
