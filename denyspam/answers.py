@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -80,12 +81,14 @@ class Answers:
             "release": self._release,
             "flush": self._flush,
         }
-        if not isinstance(command, str) or command not in verbs:
-            return {"error": f"unknown command {str(command)[:100]!r}", "code": 2}
         try:
+            if not isinstance(command, str) or command not in verbs:
+                raise ValueError(f"unknown command {str(command)[:100]!r}")
             return {"ok": await verbs[command](request, user)}
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             return {"error": f"{str(error)[:300]}", "code": 2}
+        except sqlite3.Error as error:
+            return {"error": f"the ledger cannot be read: {error}", "code": 69}
 
     async def status(self) -> dict[str, Any]:
         """What `status --json` prints, and the metrics are made of."""
@@ -135,7 +138,7 @@ class Answers:
                 "waiting": self._daemon.ledger.waiting,
             },
             "firewall": {
-                "fault": self._daemon.enforcer.fault,
+                "fault": self._daemon.enforcer.trouble,
                 "waiting": self._daemon.enforcer.waiting,
                 "refused": None if sets is None else sum(each["packets"] for each in sets),
                 "refused_bytes": None if sets is None else sum(each["bytes"] for each in sets),
@@ -228,7 +231,7 @@ class Answers:
             "banned": [self._row(ban) for ban in bans],
             "refused": refused,
             "graces": [_grace(each) for each in ended],
-            "fault": self._daemon.enforcer.fault,
+            "fault": self._daemon.enforcer.trouble,
         }
 
     def _counted(self, text: Any, sessions: Sequence[Network] = ()) -> Network:
@@ -284,7 +287,7 @@ class Answers:
             "released": [str(target) for target in found],
             "missing": missing,
             "graces": [_grace(each) for each in graces],
-            "fault": self._daemon.enforcer.fault,
+            "fault": self._daemon.enforcer.trouble,
         }
 
     async def _flush(self, request: dict[str, Any], user: str) -> dict[str, Any]:
@@ -298,7 +301,7 @@ class Answers:
             await self._daemon.enforcer.settled()
         except ActionError as error:
             raise ValueError(str(error)) from error
-        return {"released": len(bans), "fault": self._daemon.enforcer.fault}
+        return {"released": len(bans), "fault": self._daemon.enforcer.trouble}
 
 
 def _log(path: str, each: LogFile, now: float) -> dict[str, Any]:

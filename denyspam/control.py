@@ -1,8 +1,9 @@
 """control: the unix socket between the daemon and its commands. One JSON object each way, one line each.
 
 The kernel says who asks (SO_PEERCRED): root, the daemon's own user, and the members of one configured group; nobody
-else is read from. Bounded: a request's length, the time it may take, and the connections at once; what does not fit is
-closed, the daemon goes on.
+else is read from. Bounded: a request's length and its items, the time that it and the answer may take, the connections
+at once and what is kept of them all together. Where there are too many the oldest is let go, where they are too large
+the oldest of the large ones: whoever holds connections open or fills them keeps nobody from being answered.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from contextlib import suppress
 from typing import Any
 
 REQUEST = 16 << 20  # bytes: a batch of 500,000 addresses
+ITEMS = 1_000_000  # commas and opening brackets of a request: 16 MB of `{},` would become 340 MB of objects
 SECONDS = 10.0  # for a request to arrive
-ANSWER = 600.0  # for a slow reader to take the answer
+ANSWER = 60.0  # for a slow reader to take the answer
 CONNECTIONS = 64
+SMALL = 65536  # bytes; what a peer may make us keep at any time
+HELD = 64 << 20  # bytes of requests and answers under way at once, but that one may always be as large as it is
 PEER = struct.Struct("3i")  # pid, uid, gid: struct ucred, unix(7)
 
 Handler = Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]
@@ -45,7 +49,7 @@ class Server:
         self._group = group
         self._handler = handler
         self._server: asyncio.Server | None = None
-        self._open = 0
+        self._peers: dict[asyncio.StreamWriter, int] = {}  # the oldest first: bytes kept for each
 
     async def start(self) -> None:
         """Raises OSError."""
@@ -62,7 +66,7 @@ class Server:
                     raise OSError(errno.EADDRINUSE, "another denyspam listens there")
         mask = os.umask(0o177)  # never open to all, not even for a moment
         try:
-            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=REQUEST)
+            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=SMALL)
         finally:
             os.umask(mask)
         if self._group is not None:
@@ -77,27 +81,35 @@ class Server:
                 os.unlink(self._path)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        self._peers[writer] = 0
+        if len(self._peers) > CONNECTIONS:
+            self._let_go(next(iter(self._peers)))
         try:
-            if self._open > CONNECTIONS:
-                return
             user = self._user(writer)
             if user is None:
                 writer.write(_line({"error": "not permitted", "code": 77}))
                 return
-            answer = await self._answer(reader, user)
+            answer = await self._answer(reader, writer, user)
             if answer is not None:
-                writer.write(_line(answer))
+                line = _line(answer)
+                self._keep(writer, len(line))
+                writer.write(line)
                 await asyncio.wait_for(writer.drain(), ANSWER)
-        except (OSError, asyncio.TimeoutError):
+        except asyncio.TimeoutError:  # before OSError, which it is one of since Python 3.11
+            writer.transport.abort()  # close() would wait for it to read
+        except OSError:
             pass
         finally:
-            self._open -= 1
+            self._peers.pop(writer, None)
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, user: str) -> dict[str, Any] | None:
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str
+    ) -> dict[str, Any] | None:
         try:
-            line = await asyncio.wait_for(reader.readline(), SECONDS)
+            line = await asyncio.wait_for(self._request(reader, writer), SECONDS)
+            if sum(map(line.count, (b",", b"[", b"{"))) > ITEMS:
+                return {"error": f"more than {ITEMS:,} items in one request", "code": 2}
             request = json.loads(line) if line else None
         except (ValueError, RecursionError):
             return {"error": "not one line of JSON", "code": 2}
@@ -106,6 +118,34 @@ class Server:
         if not isinstance(request, dict):
             return {"error": "not a JSON object", "code": 2}
         return await self._handler(request, user)
+
+    async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """The first line. ValueError where it is too long, OSError where the peer was let go."""
+        line = bytearray()
+        while chunk := await reader.read(SMALL):
+            end = chunk.find(b"\n") + 1
+            line += chunk[:end] if end else chunk
+            self._keep(writer, len(line))
+            if len(line) > REQUEST:
+                raise ValueError(f"a request of more than {REQUEST} bytes")
+            if end:
+                break
+        return bytes(line)
+
+    def _keep(self, writer: asyncio.StreamWriter, size: int) -> None:
+        """So many bytes are kept for this one: where all are too many, the oldest others that are large go."""
+        if writer not in self._peers:
+            raise ConnectionAbortedError
+        self._peers[writer] = size
+        if size > SMALL and sum(self._peers.values()) > HELD:
+            for other in [one for one, kept in self._peers.items() if kept > SMALL and one is not writer]:
+                self._let_go(other)
+                if sum(self._peers.values()) <= HELD:
+                    return
+
+    def _let_go(self, writer: asyncio.StreamWriter) -> None:
+        del self._peers[writer]
+        writer.transport.abort()
 
     def _user(self, writer: asyncio.StreamWriter) -> str | None:
         """The peer's name where it may speak, else None."""

@@ -11,6 +11,7 @@ A decision is written as pending, with the positions it followed from, before th
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import gc
 import grp
@@ -20,12 +21,13 @@ import os
 import signal
 import sqlite3
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from apscheduler.events import EVENT_JOB_ERROR
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -54,6 +56,7 @@ PIECE = 65_536  # bytes of a log read at once: some 5 ms of a hostile log
 FLOOD = 4 * PIECE  # and of one that we are behind with: fewer and larger transactions
 DRIFT = 2.0  # seconds the kernel's time left may differ from ours before it is set anew
 RETRY = 0.9  # seconds between two tries to write a ledger that fails: below a tick, so that each one tries
+RELOADS = 1.0  # seconds between two reloads: a storm of SIGHUPs is one, and one more for what came meanwhile
 SWITCH = 0.0005  # seconds a thread may keep the others waiting; Python's 5 ms would stand between a ban and the kernel
 # Objects made before Python looks for cycles among them. At its 700 that took a tenth of a flood's CPU; at 50,000 what
 # the reading of the filters leaves behind would take 5 MB more.
@@ -92,6 +95,8 @@ class Daemon:
         self._done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._ticker: asyncio.TimerHandle | None = None
+        self._asked: asyncio.TimerHandle | None = None  # a reload
+        self._reloaded = asyncio.get_running_loop().time()  # or tried to, or started
         self._reading: set[str] = set()  # logs with a continuation of their reading scheduled
         self._own = own_addresses()
         self._skew = time.time() - time.monotonic()
@@ -123,7 +128,7 @@ class Daemon:
         """Everything between start and stop. Raises ActionError where the firewall cannot be used at all."""
         settings = self.settings
         # A bug must end the process, for the supervisor to start a sound one: wherever the loop would only log it.
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: self._broke(context.get("exception")))
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: self._unexpected(context))
         # What is made from here on stays: looking for garbage among a million bans takes a second, again and again.
         gc.disable()
         drift = self._ear()  # before the first look at the kernel, so that no change falls in between
@@ -142,6 +147,11 @@ class Daemon:
             starting = asyncio.create_task(self.enforcer.start())
             await asyncio.sleep(0)
             self._remember()
+            either: list[asyncio.Future[Any]] = [starting, self._done]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():  # stopped while the firewall did not answer
+                starting.cancel()
+                return await self._done
             held = await starting
             self._restore(held)
             self._telling = asyncio.create_task(self._tell_ready())
@@ -182,8 +192,9 @@ class Daemon:
         self.ready = False
         gc.unfreeze()
         gc.enable()
-        if self._ticker is not None:
-            self._ticker.cancel()
+        for timer in (self._ticker, self._asked):
+            if timer is not None:
+                timer.cancel()
         if scheduler.running:
             scheduler.shutdown(wait=False)
         if watch is not None:
@@ -210,6 +221,28 @@ class Daemon:
     def _broke(self, error: BaseException | None) -> None:
         if error is not None and not self._done.done():
             self._done.set_exception(error)
+
+    def _unexpected(self, context: dict[str, Any]) -> None:
+        """What the loop has nobody else to tell: a bug, but for a connection for which no descriptor or memory is left;
+        those that wait are taken a second later."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            log.error("no more connections of commands can be taken now: %s", error.strerror)
+        else:
+            self._broke(error)
+
+    def hangup(self) -> None:
+        """SIGHUP: reload, once we are ready, and not at each one of a storm."""
+        if self._asked is None:
+            loop = asyncio.get_running_loop()
+            self._asked = loop.call_at(max(loop.time(), self._reloaded + RELOADS), self._obey_hangup)
+
+    def _obey_hangup(self) -> None:
+        self._asked, self._reloaded = None, asyncio.get_running_loop().time()
+        if self.ready:
+            self.reload()
+        else:
+            self.hangup()
 
     def reload(self) -> None:
         """Take the files as they are now, or say what is wrong with them and go on as before."""
@@ -511,6 +544,8 @@ class Daemon:
         self._ticker = asyncio.get_running_loop().call_later(1.0, self._tick, watch)
         watch.poll()
         self.enforcer.tend()
+        if self.ledger.trouble is not None:
+            self._begin_ledger_anew(self.ledger.trouble)
         if any(each.moved for each in self.logs.values()) or self.ledger.waiting:
             self._save()
         skew = time.time() - time.monotonic()
@@ -533,8 +568,33 @@ class Daemon:
             self.judge.spare(own)
             self._release_spared("an own address by now")
         self.monitor.minutely(time.time())
+        if self.ledger.path == MEMORY and usable_ledger(self.settings.state):
+            log.warning("the ledger can be used again: reloading with it")
+            self.stop("reload")
         self.ledger.prune(time.time() - max(self.settings.history, self.judge.memory))
         self._commit()
+
+    def _begin_ledger_anew(self, why: str) -> None:
+        """The file is damaged or gone: what holds and how far the logs were read goes into a new one."""
+        try:
+            self.ledger.set_aside(time.time())
+        except (OSError, sqlite3.Error) as error:
+            self.ledger.fault = f"{why}; a new one cannot be begun: {error}"
+            self._say_fault()
+            return
+        log.error("the ledger was damaged (%s): %s", why, _moved(self.ledger))
+        unwritten = self.ledger.unwritten
+        for target, (row, ban) in self._rows.items():
+            if row < unwritten:
+                state = "pending" if target in self._unconfirmed else "active"
+                self._rows[target] = _Open(self.ledger.decide(ban, state), ban)
+        for grace in self.judge.graces(time.time()):
+            self.ledger.grace(grace)
+        for each in self.logs.values():
+            each.moved = True
+        self.ledger.settle()
+        self._retry = 0.0
+        self._save()
 
     def _save(self) -> None:
         """Write how far every log was read, with whatever else waits for the ledger."""
@@ -552,7 +612,11 @@ class Daemon:
             if self._said_fault:
                 log.warning("the ledger is written again")
             self._said_fault = False
-        elif not self._said_fault:
+        else:
+            self._say_fault()
+
+    def _say_fault(self) -> None:
+        if not self._said_fault:
             self._said_fault = True
             log.error("the ledger cannot be written, banning goes on without it: %s", self.ledger.fault)
 
@@ -561,7 +625,7 @@ class Daemon:
         words = [f"holding {show.count(len(self.judge.active), 'ban')}, reading {show.count(len(self.logs), 'log')}"]
         words += [] if self.ready else ["reading up on the logs"]
         words += [f"NOT THERE: {path}" for path, each in self.logs.items() if not each.tail.present]
-        words += [f"FAULT: {fault}" for fault in (self.ledger.fault, self.enforcer.fault) if fault]
+        words += [f"FAULT: {fault}" for fault in (self.ledger.fault, self.enforcer.trouble) if fault]
         return "; ".join(words)
 
     def _action_name(self) -> str:
@@ -588,11 +652,7 @@ def run(conf: str, read: Callable[[], Loaded], *, flush: bool = False) -> None:
     loaded = read()
     usable(loaded[0])
     with _locked(loaded[0].state):
-        ledger = open_ledger(loaded[0].state)
-        try:
-            asyncio.run(_run(conf, loaded, ledger, flush))
-        finally:
-            ledger.close()
+        asyncio.run(_run(conf, loaded, flush))
 
 
 def usable(settings: Settings) -> None:
@@ -615,7 +675,7 @@ def _locked(state: str) -> Iterator[None]:
     """The state folder, made where it is missing, for this process alone."""
     try:
         os.makedirs(state, mode=0o750, exist_ok=True)
-        lock = os.open(os.path.join(state, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = _lock_file(state)
     except OSError as error:
         code = 77 if isinstance(error, PermissionError) else 69
         raise Unavailable(f"the state folder {state} cannot be used: {error.strerror}", code) from error
@@ -626,6 +686,15 @@ def _locked(state: str) -> Iterator[None]:
         raise Unavailable(f"another denyspam runs with the state folder {state}") from error
     finally:
         os.close(lock)
+
+
+def _lock_file(state: str) -> int:
+    try:
+        return os.open(os.path.join(state, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+            raise
+        return os.open(state, os.O_RDONLY | os.O_CLOEXEC)  # banning goes on without a disk
 
 
 @contextmanager
@@ -658,12 +727,40 @@ def open_ledger(state: str) -> Ledger:
     path = os.path.join(state, "ledger.db")
     try:
         ledger = Ledger(path, time.time())
-    except sqlite3.OperationalError as error:
+    except (OSError, sqlite3.Error) as error:
         log.error("the ledger %s cannot be used, remembering bans in memory only: %s", path, error)
-        return Ledger(MEMORY, time.time())
+        return memory_ledger(path)
     if ledger.moved:
-        log.error("the ledger was damaged: it was moved to %s and a new one begun", ledger.moved)
+        log.error("the ledger was damaged (%s): %s", ledger.why, _moved(ledger))
     return ledger
+
+
+def _moved(ledger: Ledger) -> str:
+    return f"it was moved to {ledger.moved} and a new one begun" if ledger.moved else "a new one was begun"
+
+
+def memory_ledger(path: str) -> Ledger:
+    """One in memory, with what can be read of the file."""
+    ledger = Ledger(MEMORY, time.time())
+    if os.path.isfile(path):
+        try:
+            ledger.copy(path)
+        except (OSError, sqlite3.Error) as error:
+            log.error("nor can it be read: %s", error)
+    ledger.lost = True  # what the kernel holds and it does not know is adopted
+    return ledger
+
+
+def usable_ledger(state: str) -> bool:
+    """Whether the ledger of a state folder can be written (by now)."""
+    path = os.path.join(state, "ledger.db")
+    try:
+        with open(path, "r+b"), tempfile.TemporaryFile(dir=state):
+            return True
+    except FileNotFoundError:
+        return os.access(state, os.W_OK)
+    except OSError:
+        return False
 
 
 def flush(settings: Settings, *, keep: bool = True) -> int:
@@ -692,7 +789,7 @@ def flush(settings: Settings, *, keep: bool = True) -> int:
     return len(rows)
 
 
-async def _run(conf: str, loaded: Loaded, ledger: Ledger, flush: bool) -> None:
+async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
     sys.setswitchinterval(SWITCH)
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()  # to stop: also by a signal between two runs
@@ -706,22 +803,44 @@ async def _run(conf: str, loaded: Loaded, ledger: Ledger, flush: bool) -> None:
         return daemon.status()
 
     beat = None
-    while True:
-        daemon = Daemon(conf, loaded, ledger, flush)
-        beat = beat or loop.create_task(supervisor.beat(status))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-        loop.add_signal_handler(signal.SIGHUP, daemon.reload)
+    state = loaded[0].state
+    ledger = open_ledger(state)
+    try:
+        while True:
+            try:
+                daemon = Daemon(conf, loaded, ledger, flush)
+                beat = beat or loop.create_task(supervisor.beat(status))
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, stop)
+                loop.add_signal_handler(signal.SIGHUP, daemon.hangup)
+                why = await daemon.serve()
+            except sqlite3.Error as error:
+                if isinstance(error, sqlite3.ProgrammingError):
+                    raise
+                ledger = _other_ledger(ledger, error)
+                continue
+            if why == "stop" or asked.is_set():
+                end = "are in the ledger, the kernel's sets empty" if flush else "stay in the kernel until they expire"
+                log.info("stopped; the bans %s", end)
+                return
+            loaded = daemon.next
+            if ledger.path == MEMORY and usable_ledger(state):
+                ledger.close()
+                ledger = open_ledger(state)
+                ledger.lost = True
+    finally:
+        ledger.close()
+
+
+def _other_ledger(ledger: Ledger, error: sqlite3.Error) -> Ledger:
+    """In the place of one that cannot be read: a new one, and one in memory where that is no better."""
+    if damaged(error) and ledger.moved is None:
         try:
-            why = await daemon.serve()
-        except sqlite3.DatabaseError as error:
-            if not damaged(error):
-                raise
             ledger.set_aside(time.time())
-            log.error("the ledger is damaged (%s): it was moved to %s and a new one begun", error, ledger.moved)
-            continue
-        if why == "stop" or asked.is_set():
-            end = "are in the ledger, the kernel's sets empty" if flush else "stay in the kernel until they expire"
-            log.info("stopped; the bans %s", end)
-            return
-        loaded = daemon.next
+        except (OSError, sqlite3.Error) as second:
+            log.error("no new ledger can be begun: %s", second)
+        else:
+            log.error("the ledger was damaged (%s): %s", error, _moved(ledger))
+            return ledger
+    log.error("the ledger cannot be read, remembering bans in memory only: %s", error)
+    return memory_ledger(ledger.path)

@@ -5,6 +5,9 @@ action in batches, from one thread that is the action's alone. What the firewall
 tried again after start() has mended what may be missing: after 1 s, then 2, 4, … 30 s; what start() then found is told,
 since a table that somebody deleted took every ban with it. Only what was accepted is confirmed. `fault` is the
 firewall's last word while anything is refused.
+
+An action that hangs holds up bans, and nothing else: whoever asks is told so after PATIENCE, `trouble` says it, and
+stop() leaves its thread behind.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 from denyspam import sessions
@@ -23,6 +28,7 @@ log = logging.getLogger("denyspam")
 T = TypeVar("T")
 LONGEST_WAIT = 30.0  # seconds between two tries
 BETWEEN = 0.25  # seconds between two looks
+PATIENCE = 20.0  # seconds for the action to answer a command or to stop: two of them are less than systemd waits
 AT_ONCE = 10_000  # bans that the action is given with one time: a tenth of a second's work
 
 
@@ -33,6 +39,38 @@ class _Batch(NamedTuple):
     afresh: bool  # with a start() first
     began: float  # by the loop's clock
     done: asyncio.Future[list[Held] | None]
+
+
+class _Thread(Executor):
+    """One thread, which need not end for the process to end."""
+
+    def __init__(self, name: str) -> None:
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        Thread(target=self._run, name=name, daemon=True).start()
+
+    def submit(self, verb: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
+        future: Future[T] = Future()
+
+        def work() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = verb(*arguments, **named)
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+
+        self._work.put(work)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """The thread ends after what was submitted; nobody waits for it."""
+        self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            del work  # with all that it did
 
 
 class Enforcer:
@@ -59,7 +97,7 @@ class Enforcer:
         self._confirmed = confirmed
         self._mended = mended
         self._broke = broke
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="firewall")
+        self._thread = _Thread("firewall")
         self._orders: dict[Target, Ban | None] = {}
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
@@ -79,9 +117,18 @@ class Enforcer:
         self._task = asyncio.create_task(self._run())
         return held
 
+    @property
+    def trouble(self) -> str | None:
+        """What is to be told: the fault, or that there is no answer."""
+        return self.fault or (f"no answer for {self._silence:.0f} s" if self._silence > PATIENCE else None)
+
+    @property
+    def _silence(self) -> float:
+        return 0.0 if self._batch is None else asyncio.get_running_loop().time() - self._batch.began
+
     async def held(self) -> list[Held]:
         """What the kernel holds now. Raises ActionError."""
-        return list(await self._call(self._action.held))
+        return list(await self._ask(self._action.held))
 
     async def holds(self, targets: Iterable[Target]) -> bool:
         """Whether the kernel holds any of these now. Raises ActionError."""
@@ -89,7 +136,7 @@ class Enforcer:
         if holds is None:
             held = {one.target for one in await self.held()}
             return any(target in held for target in targets)
-        return await self._call(lambda: any(holds(target) for target in targets))
+        return await self._ask(lambda: any(holds(target) for target in targets))
 
     async def counters(self) -> list[dict[str, Any]] | None:
         """What the firewall refused so far, by set: `version` (4 or 6), `width` (the prefix length), `ports`, `packets`
@@ -98,7 +145,7 @@ class Enforcer:
         if counters is None:
             return None
         names = ("version", "width", "ports", "packets", "bytes")
-        return [{name: getattr(one, name) for name in names} for one in await self._call(counters)]
+        return [{name: getattr(one, name) for name in names} for one in await self._ask(counters)]
 
     def look(self) -> None:
         """Somebody else may have changed our part of the firewall: mend it."""
@@ -149,12 +196,12 @@ class Enforcer:
         return len(self._orders)
 
     async def settled(self) -> None:
-        """Until everything ordered so far has been taken or refused."""
+        """Until everything ordered so far has been taken or refused, or PATIENCE is over."""
         if self._orders or self._batch is not None:
             self._wake.set()
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
-            await waiter
+            await asyncio.wait([waiter], timeout=max(0.0, PATIENCE - self._silence))
 
     async def stop(self, keep: bool) -> None:
         """Give what waits one last try, then let go of the action."""
@@ -163,11 +210,18 @@ class Enforcer:
             await self.settled()
             self._task.cancel()
         try:
-            await self._call(lambda: self._action.stop(keep))
+            await self._ask(lambda: self._action.stop(keep))
         except ActionError as error:
             log.error("the firewall: %s", error)
         self._thread.shutdown()
         self._enders.shutdown()
+
+    async def _ask(self, verb: Callable[[], T]) -> T:
+        """As _call, for those who cannot wait for ever. Raises ActionError."""
+        try:
+            return await asyncio.wait_for(self._call(verb), max(0.0, PATIENCE - self._silence))
+        except asyncio.TimeoutError:
+            raise ActionError(f"no answer for {PATIENCE:.0f} s") from None
 
     async def _call(self, verb: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, verb)

@@ -2,8 +2,10 @@
 
 A decision and the reading positions it followed from are written in one transaction, so that after a crash no line is
 decided on twice and none is skipped. Writes never stop the daemon: what cannot be written (a full disk, a locked file)
-is kept in memory in its order, `fault` says why, and the next commit() tries again. A file that is no database is moved
-aside and a new one begun (`lost` is then True).
+is kept in memory in its order, `fault` says why, and the next commit() tries again. A file that is no ledger (damaged,
+of other tables, of a newer denyspam, a folder) is moved aside and a new one begun (`lost` is then True). While it is
+open `trouble` says that it was damaged, deleted or replaced: what may be done then is set_aside().
+Not noticed: bytes changed within a text or a number to others that are as possible.
 synchronous=NORMAL: after a power failure the last transactions may be gone, each of them whole; the log is then read
 again from the position before. Texts are bytes as they stood in the log, at most 1,000 of each line.
 Bounded: QUEUE rows wait at most, above that the oldest is let go; past bans are pruned by the caller's age limit.
@@ -14,12 +16,17 @@ of its lines (apart, since confirming a ban writes its page again), each kind of
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sqlite3
+import tempfile
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from ipaddress import ip_network
 from itertools import groupby
 from operator import itemgetter
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, NamedTuple
 
 from denyspam.events import Ban, Grace, Network, Past, Target
@@ -69,6 +76,21 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 made = tuple.__new__  # a named tuple of its values, at a third of what the call takes
 INSERT_BAN = "INSERT INTO bans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_LINES = "INSERT INTO lines VALUES (?, ?)"
+FILES = ("", "-wal", "-shm")  # what SQLite's files are called behind the ledger's name
+
+# What a row may be: SQLite keeps anything in any column, and so does a disk.
+TIME = "typeof({0}) IN ('real', 'integer') AND abs({0}) < 1e12"
+SOUND = " AND ".join(
+    (
+        *(f"typeof({each}) = 'text'" for each in ("network", "ports", "rule", "note", "state")),
+        "network NOT GLOB '*[^0-9a-f:./]*' AND ports GLOB '[1-9]*' AND ports NOT GLOB '*[^0-9 ]*'",
+        *(TIME.format(each) for each in ("since", "until")),
+        f"typeof(hits) = 'integer' AND (ended IS NULL OR {TIME.format('ended')})",
+        "(file IS NULL OR typeof(file) = 'text' AND typeof(offset) = 'integer')",
+    )
+)
+# Of the messages of other errors than those of a damaged file: the tables are not ours, or a text is none.
+STRANGE = re.compile(r"no such (table|column|index)|has \d+ columns|has no column|could not decode", re.IGNORECASE)
 
 
 class Row(NamedTuple):
@@ -85,9 +107,13 @@ class Row(NamedTuple):
         return made(Past, (self.ban, self.ended, self.state in ("released", "replaced")))
 
 
-def damaged(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file is no sound database: not a lock, a full disk or our own mistake, which are subclasses."""
-    return type(error) is sqlite3.DatabaseError
+def damaged(error: sqlite3.Error) -> bool:
+    """Whether the file is no sound ledger: not a lock, a full disk or our own mistake."""
+    return (
+        type(error) is sqlite3.DatabaseError
+        or isinstance(error, sqlite3.IntegrityError)
+        or STRANGE.search(str(error)) is not None
+    )
 
 
 class Ledger:
@@ -100,41 +126,112 @@ class Ledger:
         self._bans: deque[tuple[tuple[Any, ...], bytes]] = deque()  # new rows, each with its lines; written first
         self._todo: deque[tuple[str, Sequence[Any]]] = deque()
         self._positions: dict[str, tuple[str, float]] = {}  # not written yet; apart, since only the newest matter
+        self._next = 1  # numbers only grow: what waits for the file before may go into the next one
+        self._damage: str | None = None
+        self._db = sqlite3.connect(MEMORY)
         try:
             self._open()
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             if not damaged(error):
                 raise
+            self.why = str(error)
             self.set_aside(now)
 
-    moved: str | None = None  # where a damaged file was put
+    moved: str | None = None  # where a damaged file was put,
+    why: str | None = None  # and what was wrong with it
 
     def set_aside(self, now: float) -> None:
-        """Move a damaged file out of the way and begin a new one; what waits to be written is written there."""
+        """Move a damaged file out of the way and begin a new one; what waits to be written is written there. Raises
+        OSError, sqlite3.Error: then it can be tried again."""
         self._db.close()
-        self.moved = f"{self.path}.damaged-{int(now)}"
-        for end in ("", "-wal", "-shm"):
-            if os.path.exists(self.path + end):
-                os.replace(self.path + end, self.moved + end)
+        self._db = sqlite3.connect(MEMORY)
+        self.moved = None
+        place = f"{self.path}.damaged-{int(now)}"
+        while os.path.lexists(place):
+            place += "+"
+        for end in FILES:
+            if os.path.lexists(self.path + end):
+                os.replace(self.path + end, place + end)
+                self.moved = place
+        self._damage = "it could not be opened"
         self._open()
 
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing of what is written will be found again: the file is damaged, or not at its place any more."""
+        if self._damage is None and self.path != MEMORY:
+            here = zip(self._opened, self._places(), strict=True)
+            if any(then is not None and then != now for then, now in here):
+                self._damage = "it was deleted or replaced"
+        return self._damage
+
+    @property
+    def unwritten(self) -> int:
+        """The number from which on bans were noted and are not in the file yet."""
+        return self._bans[0][0][0] if self._bans else self._next
+
+    def copy(self, path: str) -> None:
+        """Take over, in memory, what a file holds that can be read but not opened, as on a read-only file system.
+        Raises OSError, sqlite3.Error."""
+        with tempfile.TemporaryDirectory() as folder:
+            copied = os.path.join(folder, "ledger.db")
+            for end in FILES[:2]:
+                if os.path.exists(path + end):
+                    shutil.copyfile(path + end, copied + end)
+            other = Ledger(copied, 0.0)
+            try:
+                other.since(0.0)  # unsound rows are better not known at all
+                other._db.backup(self._db)
+            finally:
+                other._db.close()
+        self._next = 1 + int(self._db.execute("SELECT coalesce(max(id), 0) FROM bans").fetchone()[0])
+
+    def _places(self) -> list[tuple[int, int] | None]:
+        """Device and inode of the file and its log of changes."""
+        found: list[tuple[int, int] | None] = []
+        for end in FILES[:2]:
+            try:
+                status = os.stat(self.path + end)
+            except OSError:
+                found.append(None)
+            else:
+                found.append((status.st_dev, status.st_ino))
+        return found
+
     def _open(self) -> None:
+        for path in (self.path + end for end in FILES):
+            if os.path.lexists(path) and not os.path.isfile(path):
+                raise sqlite3.DatabaseError(f"{path} is not a file")
         # 0.25 s: long enough for a reader's snapshot to end, short enough that no ban waits for a locked file.
         self._db = sqlite3.connect(self.path, timeout=0.25, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA foreign_keys = ON")
         self._db.execute("PRAGMA journal_size_limit = 16777216")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA:
-            raise sqlite3.OperationalError(f"{self.path} was written by a newer denyspam (schema {version})")
+            raise sqlite3.DatabaseError(f"written by a newer denyspam (schema {version})")
+        self._check_tables(version)
+        self._db.execute("PRAGMA journal_mode = WAL")
         if version < SCHEMA:  # else nothing is written: a full disk or another's lock must not keep us from reading
             self._db.executescript(TABLES)
             self._convert()
             if self.path != MEMORY:
                 os.chmod(self.path, 0o640)
         self.lost = self._db.execute("SELECT 1 FROM facts WHERE name = 'settled'").fetchone() is None
-        self._next = 1 + int(self._db.execute("SELECT coalesce(max(id), 0) FROM bans").fetchone()[0])
+        last = int(self._db.execute("SELECT coalesce(max(id), 0) FROM bans").fetchone()[0])
+        self._next = max(self._next, 1 + last)
+        self._opened = self._places()
+        self._damage = None
+
+    def _check_tables(self, version: int) -> None:
+        """Before anything is written: another program's file is not to get our tables."""
+        with closing(sqlite3.connect(MEMORY)) as ours:
+            ours.executescript(TABLES)
+            wanted, found = _columns(ours), _columns(self._db)
+        known = version > 0 or not found.keys() - wanted.keys()
+        complete = version < SCHEMA or not wanted.keys() - found.keys()
+        if not (known and complete and all(found[each] >= wanted[each] for each in wanted.keys() & found.keys())):
+            raise sqlite3.DatabaseError("its tables are not those of a ledger")
 
     def _convert(self) -> None:
         """The evidence of schemas 1 and 2, a row for each line, to `lines`, in one transaction."""
@@ -239,7 +336,7 @@ class Ledger:
         except sqlite3.ProgrammingError:
             raise
         except sqlite3.Error as error:
-            self.fault = str(error)
+            self._note(error)
             if self._db.in_transaction:
                 self._db.rollback()
             return False
@@ -249,31 +346,46 @@ class Ledger:
         self.fault = None
         return True
 
+    def _note(self, error: sqlite3.Error) -> None:
+        self.fault = str(error)
+        if damaged(error):
+            self._damage = self.fault
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def open(self) -> list[Row]:
-        """The bans that have not ended, oldest first; without evidence."""
-        return self._rows("WHERE ended IS NULL ORDER BY since, id")
+        """The bans that have not ended, oldest first; without evidence. Raises sqlite3.Error, as all that read."""
+        with self._reading():
+            return self._rows("WHERE ended IS NULL ORDER BY since, id")
 
     def since(self, time: float) -> list[Row]:
         """The bans that held at `time` or later, whatever became of them, in the order decided; without evidence."""
-        return self._rows("WHERE until >= ? OR ended IS NULL ORDER BY id", (time,))
+        with self._reading():
+            if self._db.execute(f"SELECT 1 FROM bans WHERE ({SOUND}) IS NOT 1 LIMIT 1").fetchone():  # noqa: S608
+                raise ValueError("a row of it makes no sense")
+            return self._rows("WHERE until >= ? OR ended IS NULL ORDER BY id", (time,))
 
     def graces(self, time: float) -> list[Grace]:
         """Those that ended after `time`, or have not ended yet, in the order in which they were given."""
-        rows = self._db.execute("SELECT * FROM graces WHERE until > ? ORDER BY since", (time,))
-        return [Grace(ip_network(network), since, until, note) for network, since, until, note in rows]
+        with self._reading():
+            rows = self._db.execute("SELECT * FROM graces WHERE until > ? ORDER BY since", (time,))
+            return [
+                Grace(ip_network(network), float(since), float(until), str(note))
+                for network, since, until, note in rows
+            ]
 
     def history(self, networks: Sequence[str], limit: int = 20) -> list[Row]:
         """The latest bans of these networks (as Target prints them), newest first; without evidence."""
         marks = ", ".join("?" * len(networks))
-        return self._rows(f"WHERE network IN ({marks}) ORDER BY id DESC LIMIT ?", (*networks, limit))
+        with self._reading():
+            return self._rows(f"WHERE network IN ({marks}) ORDER BY id DESC LIMIT ?", (*networks, limit))
 
     def evidence(self, number: int) -> list[Mapping[str, Any]]:
         """The lines of a ban: time, kind, address, filter, file, offset, text (bytes)."""
-        found = self._db.execute("SELECT text FROM lines WHERE ban = ?", (number,)).fetchone()
-        parts = found[0].split(b"\n")[:-1] if found else []
-        return [_unpacked(head, text) for head, text in zip(parts[::2], parts[1::2], strict=True)]
+        with self._reading():
+            found = self._db.execute("SELECT text FROM lines WHERE ban = ?", (number,)).fetchone()
+            parts = bytes(found[0]).split(b"\n")[:-1] if found else []
+            return [_unpacked(head, text) for head, text in zip(parts[::2], parts[1::2], strict=True)]
 
     def kept(self, name: str) -> str | None:
         """What keep() wrote last."""
@@ -282,7 +394,20 @@ class Ledger:
 
     def positions(self) -> dict[str, tuple[str, float]]:
         """log -> (position, clock)"""
-        return {log: (text, clock) for log, text, clock in self._db.execute("SELECT * FROM positions")}
+        with self._reading():
+            rows = self._db.execute("SELECT * FROM positions")
+            return {str(log): (str(text), float(clock)) for log, text, clock in rows}
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            self._note(error)
+            raise
+        except (ValueError, TypeError, OverflowError, OSError) as error:  # what stands there is not what was written
+            self._damage = str(error)
+            raise sqlite3.DatabaseError(self._damage) from error
 
     def _rows(self, where: str, values: Sequence[Any] = ()) -> list[Row]:
         names = "id, network, ports, rule, since, until, hits, note, state, file, offset, ended, end_note"
@@ -293,6 +418,8 @@ class Ledger:
         for number, network, listed, rule, since, until, hits, note, state, file, offset, ended, end_note in rows:
             if listed not in ports:
                 ports[listed] = tuple(map(int, listed.split()))
+            if ended is None:  # it will be given to the kernel
+                inet_pton(AF_INET6 if ":" in network else AF_INET, network.partition("/")[0])
             target = made(Target, (network, ports[listed]))
             mark = None if file is None else (same.setdefault(file, file), offset)
             ban = made(Ban, (target, same.setdefault(rule, rule), since, until, hits, (), note, mark))
@@ -302,6 +429,16 @@ class Ledger:
     def close(self) -> None:
         self.commit()
         self._db.close()
+
+
+def _columns(db: sqlite3.Connection) -> dict[str, set[str]]:
+    """table -> its columns"""
+    found: dict[str, set[str]] = {}
+    for table, column in db.execute(
+        "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
+    ):
+        found.setdefault(table, set()).add(column)
+    return found
 
 
 def _packed(  # noqa: PLR0917

@@ -337,18 +337,6 @@ def test_an_old_offence_does_not_shorten_a_ban_by_hand(daemon: Live, network: Ne
     assert not network.connects(SERVER4, 25, SENDER)
 
 
-def test_without_a_ledger_banning_goes_on(daemon: Live) -> None:
-    (daemon.folder / "state" / "ledger.db").mkdir(parents=True)
-    daemon.start()
-    daemon.write(viruses(SENDER, 5))
-    until(lambda: daemon.held() == {SENDER}, "the ban")
-    assert "in memory only" in daemon.json("status")["ledger"]["fault"]
-    assert daemon.stop() == 0
-    refused = daemon.ask("flush")
-    assert (refused.returncode, refused.stdout) == (69, "")
-    assert daemon.held() == set()
-
-
 def test_a_reload_that_this_host_cannot_follow(daemon: Live) -> None:
     """No such group, a folder as a log, a socket's path too long: said, and the daemon goes on as before."""
     daemon.start()

@@ -109,12 +109,103 @@ def test_a_damaged_file_is_moved_aside(path: str) -> None:
     assert ledger.open() == []
 
 
-def test_a_newer_schema_is_refused(path: str) -> None:
-    Ledger(path, 0).close()
+def strange(path: str, how: str) -> None:
+    match how:
+        case "newer":
+            Ledger(path, 0).close()
+            with sqlite3.connect(path) as other:
+                other.execute("PRAGMA user_version = 99")
+        case "another program's":
+            with sqlite3.connect(path) as other:
+                other.execute("CREATE TABLE moz_places (id INTEGER PRIMARY KEY)")
+        case "other columns":
+            with sqlite3.connect(path) as other:
+                other.execute("CREATE TABLE bans (id INTEGER PRIMARY KEY, address TEXT)")
+        case "a table less":
+            Ledger(path, 0).close()
+            with sqlite3.connect(path) as other:
+                other.execute("DROP TABLE graces")
+        case "a folder":
+            os.mkdir(path)
+        case "a FIFO":
+            os.mkfifo(path)
+        case "a folder for a log of changes":
+            Ledger(path, 0).close()
+            os.mkdir(f"{path}-wal")
+        case "cut":
+            ledger = Ledger(path, 0)
+            ledger.decide(ban())
+            ledger.close()
+            os.truncate(path, 5000)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "newer",
+        "another program's",
+        "other columns",
+        "a table less",
+        "a folder",
+        "a FIFO",
+        "a folder for a log of changes",
+        "cut",
+    ],
+)
+def test_what_is_no_ledger_of_ours_is_moved_aside_untouched(path: str, how: str) -> None:
+    strange(path, how)
+    before = Path(path).read_bytes() if os.path.isfile(path) else None
+    for number in (1, 2):
+        ledger = Ledger(path, 7)
+        ledger.decide(ban())
+        assert ledger.commit()
+        if number == 1:
+            assert ledger.lost
+            assert ledger.moved == f"{path}.damaged-7"
+            assert before is None or Path(ledger.moved).read_bytes() == before
+        assert len(ledger.open()) == number
+        ledger.close()
+
+
+def test_a_file_that_goes_while_it_is_open_is_noticed_and_nothing_waiting_is_lost(path: str) -> None:
+    ledger = Ledger(path, 0)
+    for number in (1, 2):
+        assert ledger.decide(ban()) == number
+        assert ledger.commit()
+    assert ledger.trouble is None
+    os.unlink(path)
+    ledger.decide(ban(100))
+    assert ledger.trouble == "it was deleted or replaced"
+    ledger.set_aside(9)
+    assert ledger.unwritten == 3
+    assert ledger.trouble is None
+    assert ledger.commit()
+    ledger.close()
+    assert [(row.id, row.ban.since) for row in Ledger(path, 0).open()] == [(3, 100)]
+
+
+def test_damage_is_told_from_what_passes(path: str) -> None:
+    ledger = Ledger(path, 0)
     with sqlite3.connect(path) as other:
-        other.execute("PRAGMA user_version = 99")
-    with pytest.raises(sqlite3.OperationalError, match="newer denyspam"):
-        Ledger(path, 0)
+        other.execute("DROP TABLE bans")
+    ledger.decide(ban())
+    assert not ledger.commit()
+    assert ledger.trouble and "no such table" in ledger.trouble
+    with pytest.raises(sqlite3.Error):
+        ledger.open()
+
+
+def test_a_copy_in_memory_of_what_cannot_be_opened(path: str) -> None:
+    ledger = Ledger(path, 0)
+    number = ledger.decide(ban())
+    assert ledger.commit()  # into the log of changes alone
+    copy = Ledger(MEMORY, 0)
+    copy.copy(path)
+    assert [row.id for row in copy.open()] == [number]
+    assert len(copy.evidence(number)) == 3
+    assert copy.decide(ban(5)) == number + 1
+    assert copy.commit()
+    assert len(ledger.open()) == 1
 
 
 def test_a_crash_before_the_kernel_was_looked_at_leaves_a_lost_ledger(path: str) -> None:
