@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -562,7 +562,9 @@ class Daemon:
         unheard = drift is not None and drift.fileno is None and drift.read()
         if unheard or (self.settings.mode == "enforce" and self.settings.action == "iptables"):
             self.enforcer.look()
-        own = own_addresses()
+        own = self._own
+        with suppress(OSError):  # no descriptor left: in a minute then
+            own = own_addresses()
         if own != self._own:
             self._own = own
             self.judge.spare(own)
@@ -614,6 +616,9 @@ class Daemon:
             self._said_fault = False
         else:
             self._say_fault()
+            if "readonly" in (self.ledger.fault or "") and usable_ledger(self.settings.state):
+                with suppress(OSError, sqlite3.Error):
+                    self.ledger.reopen()
 
     def _say_fault(self) -> None:
         if not self._said_fault:

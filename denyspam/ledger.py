@@ -156,6 +156,12 @@ class Ledger:
         self._damage = "it could not be opened"
         self._open()
 
+    def reopen(self) -> None:
+        """What was opened on a read-only disk stays read-only. Raises OSError, sqlite3.Error; then again."""
+        self._db.close()
+        self._db = sqlite3.connect(MEMORY)
+        self._open()
+
     @property
     def trouble(self) -> str | None:
         """Why nothing of what is written will be found again: the file is damaged, or not at its place any more."""

@@ -496,11 +496,9 @@ class Tail:
         try:
             status = os.stat(self.path)
         except OSError as error:
-            self._trouble(error)
-            return True  # what is open may still grow
+            return self._absent(error)
         if not stat.S_ISREG(status.st_mode):
-            self._trouble(_not_a_log(self.path, status.st_mode))
-            return True
+            return self._absent(_not_a_log(self.path, status.st_mode))
         current = self._current
         if current is None or any(source.truncated for source in self._sources):
             return None
@@ -515,6 +513,14 @@ class Tail:
             # Bytes that the open file will never have: an overlay has copied it up, and the path is another file.
             return None if self._seen == seen and current.file.size() < size else True
         return self._seen != seen or len(self._sources) > 1
+
+    def _absent(self, error: OSError) -> bool | None:
+        """What is open may still grow; where nothing of it was read and it has grown, a survey must see it first."""
+        self._trouble(error)
+        current = self._current
+        if current is not None and not current.reached and not current.first and current.file.size():
+            return None
+        return True
 
     def _trouble(self, error: OSError) -> None:
         """Said at the start at once, else when it has lasted: between the two steps of a rotation it means nothing."""

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from netns import Namespace
+
+from denyspam import control
 
 PATIENCE = 60.0  # seconds before a condition that must come true is given up
 DENYSPAM = (sys.executable, "-m", "denyspam.cli")
@@ -76,6 +78,17 @@ class Live:
 
     def json(self, *words: str) -> Any:
         return json.loads(self.ask(*words, "--json").stdout)
+
+    def status(self) -> dict[str, Any]:
+        """What `status --json` prints, asked here: a program of its own costs a quarter of a second each time."""
+        socket = str(self.folder / "sock")
+
+        def answer() -> Any:
+            with suppress(control.Unreachable):  # between two runs, while it reloads
+                return control.ask(socket, {"command": "status"})["ok"]
+
+        found: dict[str, Any] = until(answer, "an answer")
+        return found
 
     def banned(self) -> list[str]:
         return [ban["address"] for ban in self.json("list")]
