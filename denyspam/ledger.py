@@ -206,7 +206,7 @@ class Ledger:
 
     def _open(self) -> None:
         for path in (self.path + end for end in FILES):
-            if os.path.lexists(path) and not os.path.isfile(path):
+            if os.path.exists(path) and not os.path.isfile(path):
                 raise sqlite3.DatabaseError(f"{path} is not a file")
         # 0.25 s: long enough for a reader's snapshot to end, short enough that no ban waits for a locked file.
         self._db = sqlite3.connect(self.path, timeout=0.25, isolation_level=None)
