@@ -7,7 +7,7 @@ BIN    := .venv/bin
 
 LINES  ?= 3000000
 
-.PHONY: agree help run test check venv system score bench deb deb-test clean
+.PHONY: pictures agree help run test check venv system score bench deb deb-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make score           what the filters find in labelled lines"
 	@echo "make agree           the fast reading of logs against the simple one (LINES=3000000)"
 	@echo "make bench           measure speed, memory and the firewall, and write docs/benchmarks.md (a quarter of an hour)"
+	@echo "make pictures        the pictures of docs/, made by a browser of a made-up month (chromium; a minute)"
 	@echo "make deb             build dist/denyspam.deb, a package for this release of Debian or Ubuntu"
 	@echo "make deb-test        install, upgrade, use and purge it under a systemd of its own (root; two minutes)"
 	@echo "make venv            only build .venv with the program in it (PYTHON=... picks the interpreter)"
@@ -48,6 +49,9 @@ agree: venv
 
 bench: venv
 	@$(BIN)/python -m bench
+
+pictures: venv
+	@$(BIN)/python tests/pictures.py
 
 deb: venv
 	@sh etc/deb.sh

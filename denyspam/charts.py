@@ -14,6 +14,7 @@ from denyspam.tally import Steps
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 ASCII = " .:-=+*#"
 DAY = 86_400
+MARGIN = 9  # characters left of a picture's first bucket
 
 
 def bars(counts: Sequence[int], height: int, *, plain: bool = False) -> list[str]:
@@ -65,4 +66,51 @@ def picture(steps: Steps, height: int = 6, *, plain: bool = False) -> Iterator[s
     yield " " * MARGIN + (f"{begin}{' ' * gap}{end}" if gap > 0 else begin)
 
 
-MARGIN = 9  # characters left of the first bucket
+# --- for a page -------------------------------------------------------------------------------------------------------
+
+
+def columns(steps: Steps, identity: str, title: str) -> str:
+    """All counts together over time, as SVG that fills its place; nice(most) is its height, and stands beside it.
+
+    `identity` and `title` are ours, and everything else is a number or a date: nothing needs escaping.
+    """
+    total = steps.total()
+    most = nice(max(total, default=0))
+    parts = [
+        f'<svg class="columns" viewBox="0 0 {max(1, len(total))} 100" preserveAspectRatio="none" role="img" '
+        f'aria-labelledby="{identity}-title"><title id="{identity}-title">{title}</title>'
+    ]
+    parts += [f'<path class="grid" d="M0 {y}H{max(1, len(total))}"/>' for y in (0, 50, 100)]
+    for at, count in enumerate(total):
+        if count:
+            height = max(1.0, 100 * count / most)
+            when = moment(steps.start + at * steps.size, steps.size)
+            parts.append(
+                f'<rect x="{at + 0.12:.2f}" y="{100 - height:.2f}" width="0.76" height="{height:.2f}">'
+                f"<title>{when}: {count:,}</title></rect>"
+            )
+    return "".join((*parts, "</svg>"))
+
+
+def bar(count: int, most: int) -> str:
+    """A share as a bar, beside its number: so it says nothing to who cannot see it."""
+    width = 100 * count / most if most else 0
+    return (
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="track" width="100" height="10"/><rect width="{width:.2f}" height="10"/></svg>'
+    )
+
+
+def trend(counts: Sequence[int]) -> str:
+    """A row of columns, each as high as its share of the highest; beside its sum."""
+    most = max(counts, default=0)
+    parts = [
+        f'<rect x="{at + 0.1:.1f}" y="{20 - height:.1f}" width="0.8" height="{height:.1f}"/>'
+        for at, count in enumerate(counts)
+        if count and (height := max(1.5, 20 * count / most))
+    ]
+    size = max(1, len(counts))
+    return (
+        f'<svg class="trend" viewBox="0 0 {size} 20" preserveAspectRatio="none" aria-hidden="true">'
+        f"{''.join(parts)}</svg>"
+    )

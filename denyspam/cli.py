@@ -121,6 +121,7 @@ EXAMPLES = {
     "new-filter": "new-filter haraka --from /var/log/haraka.log",
     "import-fail2ban": "import-fail2ban postfix dovecot --log /var/log/mail.log -o /etc/denyspam",
     "replay": "replay --summary /var/log/mail.log*; denyspam replay --compare new.conf mail.log.1",
+    "report": "report --since 30d -o report.html",
     "setup": "setup --dry-run",
 }
 
@@ -231,16 +232,29 @@ def _parser() -> argparse.ArgumentParser:
         "what the policy would have done with log files: the bans, and on a terminal a summary",
         as_json,
     )
+    _replay_options(replay)
+    for each in (found, replay):
+        each.add_argument("--year", type=int, help="the year of stamps without one (the file's own tells it otherwise)")
+        each.add_argument("files", metavar="FILE", nargs="+", help="a log, also .gz .bz2 .xz .zst, or - for stdin")
+    _report_options(command("report", _report, "the bans of a period as a page to read, print and hand on", as_json))
+    _setup_options(command("setup", _setup, "make this host's configuration and service, at first only watching"))
+    return parser
+
+
+def _replay_options(replay: argparse.ArgumentParser) -> None:
     replay.add_argument("--summary", action="store_true", help="a table and a picture over time instead of the list")
     replay.add_argument("--cost", action="store_true", help="the summary, false bans estimated, and what bans save")
     replay.add_argument(
         "--compare", metavar="OTHER", help="only what one of CONF and OTHER bans and the other does not"
     )
-    for each in (found, replay):
-        each.add_argument("--year", type=int, help="the year of stamps without one (the file's own tells it otherwise)")
-        each.add_argument("files", metavar="FILE", nargs="+", help="a log, also .gz .bz2 .xz .zst, or - for stdin")
-    _setup_options(command("setup", _setup, "make this host's configuration and service, at first only watching"))
-    return parser
+
+
+def _report_options(report: argparse.ArgumentParser) -> None:
+    report.add_argument("--since", metavar="TIME", default="7d", help="how far back: 30d, or 2026-11-01 (7d)")
+    report.add_argument("-o", dest="output", metavar="FILE", help="write the page there; - is stdout")
+    report.add_argument(
+        "--mmdb", metavar="FILE", action="append", help="countries and providers from there (setting: mmdb)"
+    )
 
 
 def _setup_options(setup: argparse.ArgumentParser) -> None:
@@ -951,6 +965,46 @@ def _replay(asked: argparse.Namespace) -> int:
         except replay.Unreadable as error:
             raise Failed(str(error), USAGE) from error
     return DONE
+
+
+def _report(asked: argparse.Namespace) -> int:
+    from denyspam import report
+    from denyspam.plugins import read_settings
+    from denyspam.settings import Settings
+
+    bare = asked.conf is None and not os.path.exists(CONF)
+    settings = Settings() if bare else read_settings(asked.conf or CONF)
+    zone, now = _zone(), time.time()
+    begin = _since(asked.since, now, zone)
+    if asked.output is None and not asked.json and sys.stdout.isatty():
+        raise Failed("a page is no text for a terminal: name a file by -o, or print the numbers by --json", USAGE)
+    try:
+        numbers = report.told(settings, begin, now, zone, asked.mmdb or settings.mmdb)
+        text = json.dumps(numbers) + "\n" if asked.json else report.page(numbers, zone)
+    except report.Unreadable as error:
+        raise Failed(str(error), error.code) from error
+    if asked.output in (None, "-"):
+        sys.stdout.write(text)
+        return DONE
+    try:
+        report.write(text, asked.output)
+    except OSError as error:
+        raise Failed(f"{asked.output}: {error.strerror}", USAGE) from error
+    return DONE
+
+
+def _since(text: str, now: float, zone: tzinfo) -> float:
+    """When a period begins: so long ago, or at a date, also with a time."""
+    from datetime import datetime
+
+    try:
+        when = datetime.fromisoformat(text)
+        begin = (when if when.tzinfo else when.replace(tzinfo=zone)).timestamp()
+    except (ValueError, OverflowError):
+        begin = now - _seconds("--since", text)
+    if not 0 < begin < now:
+        raise Failed(f"--since {text[:100]}: that is no time in the past", USAGE)
+    return begin
 
 
 class _Progress:

@@ -57,6 +57,7 @@ class Settings:
     ipv6_prefix: int = 64
     capacity: int = 1_000_000  # addresses counted at once
     history: float = 90 * 86_400.0  # seconds a past ban is remembered
+    mmdb: tuple[str, ...] = ()  # databases of countries and providers, for the report
     metrics: str | tuple[str, int] | None = None  # where Prometheus asks: a unix socket, or (address, port)
     metrics_remote: bool = False  # that address may be one that other hosts reach
     logs: tuple[LogSettings, ...] = ()
@@ -215,6 +216,10 @@ def _path(value: _Value) -> str:
     return value.text
 
 
+def _paths(value: _Value) -> tuple[str, ...]:
+    return tuple(_path(replace(value, text=word)) for word in _words(value))
+
+
 def _socket(value: _Value) -> str:
     path = _path(value)
     if len(path.encode()) > SOCKET:
@@ -359,6 +364,7 @@ DAEMON: dict[str, Callable[[_Value], Any]] = {
     "ipv6_prefix": _number(32, 128),
     "capacity": _number(100, 10_000_000),
     "history": _duration,
+    "mmdb": _paths,
     "metrics": _endpoint,
     "metrics_remote": _yes,
 }

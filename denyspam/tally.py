@@ -30,7 +30,7 @@ SKETCH = 65_536  # hashes kept of those counted; 1 / sqrt(SKETCH) is the error o
 STEPS = 10_000  # buckets of time kept; a year of hours
 SIZES = (60, 300, 900, 3600, 10_800, 21_600, 43_200, 86_400, 7 * 86_400, 28 * 86_400)  # seconds of a bucket
 MONDAY = 3 * 86_400  # the epoch was a Thursday
-FOLLOWED = 500_000  # addresses; 100 MB
+FOLLOWED = 200_000  # addresses on either side; half a kilobyte each
 LATE = 2 * 3600.0  # seconds by which a ban may be told after its own time: the horizon of a join, and some
 HOURS = 3600
 

@@ -137,7 +137,7 @@ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _denyspam 2>/dev/null; printf '%s\\n'
 
 def test_bash_completes_commands_options_and_files() -> None:
     assert {name for name, _ in commands()} < complete("")
-    assert complete("re") == {"release", "replay"}
+    assert complete("re") == {"release", "replay", "report"}
     assert complete("-c", "/x", "stat") == {"status"}
     for command, options in commands():
         assert complete(command, "-") == set(options)
