@@ -273,10 +273,14 @@ class Pattern:
     ending: bytes | None = None  # what must stand at the line's end; over the line read backwards
     again: Endings | None = None  # `said` of all patterns of the filter
     also: Endings | None = None  # `word` of all of them
+    _regex: re.Pattern[bytes] | None = field(default=None, init=False, repr=False)  # once it has been asked for
 
     @property
     def regex(self) -> re.Pattern[bytes]:
-        return compiled(b"".join(self.pieces))
+        if self._regex is None:
+            object.__setattr__(self, "_regex", compiled(b"".join(self.pieces)))
+        assert self._regex is not None  # noqa: S101 - for the type checker
+        return self._regex
 
     @property
     def examples(self) -> tuple[bytes, ...]:

@@ -23,7 +23,6 @@ import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from math import inf
 from socket import AF_INET, AF_INET6, inet_pton
@@ -35,6 +34,7 @@ from denyspam.window import LATE, Window
 RING = 16_384  # events kept as evidence
 EVIDENCE = 20  # lines a ban carries at most
 TEXT = 1_000  # bytes of a line kept as evidence
+USUAL = 16_384  # addresses whose keys are remembered
 SERIALS = (1 << 32) - 1  # events are numbered up to this, and then anew
 YEAR = 365 * 86_400.0
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
@@ -151,7 +151,16 @@ class Judge:
         self._spared: Ends = {}
         for one in (*LOOPBACK, *own, *self._allow):
             self._spared.setdefault((one.version, one.prefixlen), {})[_bits(one)] = inf
-        self._usual = lru_cache(maxsize=16_384)(self._usual_keys)
+        # By family: how far to the right an address is moved, and what is spared then.
+        self._spared_bits = {
+            version: [
+                (most - length, frozenset(ends)) for (other, length), ends in self._spared.items() if other == version
+            ]
+            for version, most in ((4, 32), (6, 128))
+        }
+        # By widths, then by address. Plain dicts, emptied when full: a botnet shows each address once, and to note and
+        # forget the latest used would take longer than to make its keys.
+        self._usual: dict[tuple[int | None, ...], dict[str, tuple[str, ...]]] = {}
 
     def spared(self, network: Network) -> bool:
         """Whether loopback, an own address or an allowed one lies in `network`, or it in one of them."""
@@ -163,14 +172,14 @@ class Judge:
         version, family, most = (6, AF_INET6, 128) if ":" in host else (4, AF_INET, 32)
         number = int.from_bytes(inet_pton(family, host), "big")
         if not width:
-            return self._spares(version, most, number)
+            return self._spares(version, number)
         length = int(width)
         return _until(version, number >> (most - length), length, self._spared) > 0.0
 
-    def _spares(self, version: int, most: int, number: int) -> bool:
-        """Of one address, what _until() would say, in a third of the time."""
-        for (other, length), ends in self._spared.items():
-            if other == version and number >> (most - length) in ends:
+    def _spares(self, version: int, number: int) -> bool:
+        """Of one address, what _until() would say, in a fifth of the time."""
+        for low, spared in self._spared_bits[version]:  # noqa: SIM110 - any() takes twice as long
+            if number >> low in spared:
                 return True
         return False
 
@@ -195,7 +204,14 @@ class Judge:
 
     def _keys(self, address: str, widths: tuple[int | None, ...], time: float) -> Sequence[str]:
         """The address's key for each width; none where it is spared (and then it is under every width)."""
-        keys = self._usual(address, widths)
+        usual = self._usual.get(widths)
+        if usual is None:
+            usual = self._usual[widths] = {}
+        keys = usual.get(address)
+        if keys is None:
+            if len(usual) >= USUAL:
+                usual.clear()
+            keys = usual[address] = self._usual_keys(address, widths)
         if self._grace_ends:
             if self._graced(address, time):
                 return ()
@@ -204,6 +220,9 @@ class Judge:
 
     def _usual_keys(self, address: str, widths: tuple[int | None, ...]) -> tuple[str, ...]:
         """Those while there is no grace."""
+        if len(widths) == 1:
+            key = self.key(address, widths[0])
+            return () if key is None else (key,)
         return tuple([key for width in widths if (key := self.key(address, width)) is not None])
 
     def _graced(self, key: str, time: float) -> bool:
@@ -213,7 +232,7 @@ class Judge:
         """network(), as a Target's name. In numbers, since a botnet shows a new address with every line."""
         version, family, most = (6, AF_INET6, 128) if ":" in address else (4, AF_INET, 32)
         number = int.from_bytes(inet_pton(family, address), "big")
-        if self._spares(version, most, number):
+        if self._spares(version, number):
             return None
         if version == 6:
             width = prefix if prefix is not None and prefix > 32 else self._ipv6_prefix
