@@ -24,8 +24,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -152,7 +153,7 @@ class Daemon:
             if not starting.done():  # stopped while the firewall did not answer
                 starting.cancel()
                 return await self._done
-            held = await starting
+            held = dict(await starting)
             self._restore(held)
             self._telling = asyncio.create_task(self._tell_ready())
             await self._recall()
@@ -309,15 +310,15 @@ class Daemon:
                 pause = time.monotonic() + SLICE
         self.judge.settle()
 
-    def _restore(self, held: Sequence[Held]) -> int:
+    def _restore(self, held: Mapping[Target, float | None]) -> int:
         """Give the kernel what it lacked when it was looked at; how many of those bans it had taken before."""
-        left = dict(held)
+        found = held.get
         start, end = self.enforcer.looked
         least, most = -end - DRIFT, DRIFT - start
         lacking = []
         for target, ban in self.judge.active.items():
-            there = left.get(target, -1.0)
-            if there is not None and not ban.until + least <= there <= ban.until + most:
+            left, until = found(target, -1.0), ban[3]
+            if left is not None and not until + least <= left <= until + most:
                 lacking.append(ban)
         before = len(self.pending)
         self.pending.update(ban.target for ban in lacking)
@@ -330,7 +331,7 @@ class Daemon:
 
     def _mended(self, held: Sequence[Held]) -> None:
         """Our part of the firewall was made anew or looked at: what it holds must be what we hold."""
-        missing = self._restore(held)
+        missing = self._restore(dict(held))
         ours = {*self.judge.active, *self.enforcer.ordered}
         unknown = [one.target for one in held if one.target not in ours]
         self.enforcer.release(unknown)
@@ -361,11 +362,11 @@ class Daemon:
                 self._read(path)
             each.live = True
 
-    def _reconcile(self, held: Sequence[Held]) -> None:
+    def _reconcile(self, held: Mapping[Target, float | None]) -> None:
         """What the kernel held and nobody knows of: dropped, or adopted where the ledger is new."""
         now = time.time()
         active = self.judge.active
-        unknown = [one for one in held if one.target not in active]
+        unknown = held.keys() - active.keys()
         lost = self.ledger.lost
         self.ledger.settle()
         if not unknown:
@@ -373,14 +374,16 @@ class Daemon:
             return
         if lost:
             adopted = [
-                Ban(one.target, "adopted", now, now + (MANUAL if one.left is None else one.left), 0) for one in unknown
+                Ban(target, "adopted", now, now + (MANUAL if left is None else left), 0)
+                for target, left in held.items()
+                if target in unknown
             ]
             for ban in adopted:
                 self.judge.hold(ban)
                 self._rows[ban.target] = _Open(self.ledger.decide(ban, "active"), self.judge.active[ban.target])
             log.warning("the ledger is new: adopted %s that the kernel holds", show.count(len(adopted), "ban"))
         else:
-            self.enforcer.release(one.target for one in unknown)
+            self.enforcer.release(unknown)
             log.info("dropped %s of the kernel's that no ban stands for", show.count(len(unknown), "element"))
         self._commit()
         self._arm()
@@ -471,19 +474,17 @@ class Daemon:
         tell(said)
 
     def _sentence(self, ban: Ban, more: str = "") -> str:
-        filters = ", ".join(sorted({event.filter for event in ban.evidence}))
         reason = self._reasons.get(ban.rule, ban.rule)
-        where = f" ({filters})" if filters else ""
+        why = _why(reason, ban.until - ban.since, frozenset([event.filter for event in ban.evidence]))
         note = f" [{ban.note}]" if ban.note else ""
-        return f"banned {ban.target} for {show.duration(ban.until - ban.since)}: {reason}{where}{note}{more}"
+        return f"banned {ban.target} {why}{note}{more}"
 
     def _confirmed(self, bans: Sequence[Ban]) -> None:
         self._confirm({ban.target for ban in bans})
 
     def _confirm(self, targets: set[Target]) -> None:
         self.pending -= targets
-        for target in targets & self._unconfirmed:
-            self.ledger.confirm(self._rows[target].row)
+        self.ledger.confirm(*[self._rows[target].row for target in targets & self._unconfirmed])
         self._unconfirmed -= targets
         self._commit()
 
@@ -635,6 +636,13 @@ class Daemon:
 
     def _action_name(self) -> str:
         return "dryrun (mode = watch)" if self.settings.mode == "watch" else self.settings.action
+
+
+@lru_cache(maxsize=256)
+def _why(reason: str, seconds: float, filters: frozenset[str]) -> str:
+    """What the bans of a flood have in common in the log."""
+    where = f" ({', '.join(sorted(filters))})" if filters else ""
+    return f"for {show.duration(seconds)}: {reason}{where}"
 
 
 def tell(sentences: Sequence[str]) -> None:

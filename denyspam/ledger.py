@@ -271,9 +271,15 @@ class Ledger:
         self._bans.append((row, lines))
         return number
 
-    def confirm(self, number: int) -> None:
-        """The kernel holds it."""
-        self._put("UPDATE bans SET state = 'active' WHERE id = ? AND state = 'pending'", (number,))
+    def confirm(self, *numbers: int) -> None:
+        """The kernel holds these. A flood's numbers follow each other, and are told by the first and the last."""
+        ordered = sorted(numbers)
+        first = 0
+        for at, number in enumerate(ordered, 1):
+            if at == len(ordered) or ordered[at] != number + 1:
+                between = ordered[first], number
+                self._put("UPDATE bans SET state = 'active' WHERE id BETWEEN ? AND ? AND state = 'pending'", between)
+                first = at
 
     def end(self, number: int, state: str, now: float, note: str = "") -> None:
         """It is over: `state` is expired, released or replaced."""

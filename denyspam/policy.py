@@ -495,16 +495,22 @@ class Judge:
 
     def remember(self, bans: Iterable[Past]) -> None:
         """What the ledger knows, oldest first, before the log is re-read with recall()."""
-        for ban, ended, released in bans:
-            end = ban.until if ended is None else min(ended, ban.until)
-            target, mark = ban.target, ban.mark
-            span = self._span(ban, end, strike=not released, waiting=True)
+        spans, active, ends = self._spans, self._active, self._ends
+        for ban, ended, released in bans:  # there may be a million
+            target, rule, since, until, hits, evidence, note, mark = ban
+            end = until if ended is None or until < ended else ended
+            if target in spans:
+                span = self._span(ban, end, strike=not released, waiting=True)
+            else:
+                span = spans[target] = _Span(since, end, not released, True, None)
             if mark is not None:
                 self._unread[mark] = (*self._unread.get(mark, ()), (target, span))
+            ends.append((end, target))
             if ended is None:
-                self._activate(ban)
-            else:
-                heapq.heappush(self._ends, (end, target))
+                plain = mark is None and not evidence
+                active[target] = ban if plain else made(Ban, (target, rule, since, until, hits, (), note, None))
+        heapq.heapify(ends)
+        self._port_lists.update({target[1] for target in active})
 
     def recall(self, event: Event) -> None:
         """Count an event that was decided on before the restart: bans come from remember(), none is made here."""

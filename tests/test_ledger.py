@@ -54,6 +54,18 @@ def test_a_ban_and_its_reasons_survive(path: str) -> None:
     assert again.decide(ban()) == number + 1
 
 
+def test_many_are_confirmed_at_once_and_no_other(path: str) -> None:
+    ledger = Ledger(path, 0)
+    numbers = [ledger.decide(ban(text=f"192.0.2.{last}/32")) for last in range(7)]
+    ledger.confirm(*[numbers[at] for at in (5, 1, 0, 3, 2)])
+    ledger.confirm()
+    assert ledger.commit()
+    assert [state for _, state in states(ledger)] == [
+        *("active", "active", "active", "active"),
+        *("pending", "active", "pending"),
+    ]
+
+
 def test_what_ended_stays_as_history(path: str) -> None:
     ledger = Ledger(path, 0)
     first, second = ledger.decide(ban(0)), ledger.decide(ban(5000, "192.0.2.7/32", 465, 587))
