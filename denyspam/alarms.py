@@ -34,6 +34,9 @@ NAMES = {
     "ledger": Kind(10.0, 60.0, "the ledger cannot be written"),
     "firewall": Kind(10.0, 60.0, "the firewall refuses bans"),
     "clock-stepped": Kind(0.0, 600.0, "the clock was stepped"),
+    "fuse-blown": Kind(0.0, 0.0, "those are refused who are known: bans are withheld"),
+    "proxy": Kind(0.0, 0.0, "all accepted mail comes through a proxy that hides its clients"),
+    "resolver": Kind(0.0, 10.0, "DNS does not answer"),
     "metrics": Kind(0.0, 0.0, "the metrics cannot be served"),
     "notify": Kind(0.0, 0.0, "a notification cannot be delivered"),
 }

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from denyspam import __version__, show
 from denyspam.enforce import Enforcer
 from denyspam.events import ActionError, Ban, Grace, Network, Target, address_text
+from denyspam.guard import Guard
 from denyspam.join import Join
 from denyspam.ledger import Ledger, Row
 from denyspam.logfile import LogFile
@@ -55,7 +56,10 @@ class Obeying(Protocol):
     late: int
     releases: int
     repairs: int
+    withheld: dict[Target, str]
+    guard: Guard | None
 
+    def resume(self, user: str, ban: bool) -> dict[str, Any]: ...
     def decided(self, bans: Sequence[Ban], now: float) -> None: ...
     def end(self, bans: dict[Target, Ban], user: str, note: str) -> None: ...
 
@@ -80,6 +84,8 @@ class Answers:
             "ban": self._ban,
             "release": self._release,
             "flush": self._flush,
+            "resume": self._resume,
+            "withheld": self._withheld,
         }
         try:
             if not isinstance(command, str) or command not in verbs:
@@ -111,7 +117,9 @@ class Answers:
             "started": self._daemon.started,
             "mode": self._daemon.settings.mode,
             "action": self._daemon.settings.action,
-            "active": len(self._daemon.judge.active),
+            "active": len(self._daemon.judge.active) - len(self._daemon.withheld),
+            "withheld": len(self._daemon.withheld),
+            "guard": None if self._daemon.guard is None else self._daemon.guard.status(),
             "pending": len(self._daemon.pending),
             "bans": self._daemon.bans,
             "rules": dict(self._daemon.rules),
@@ -156,15 +164,33 @@ class Answers:
             "since": ban.since,
             "until": ban.until,
             "hits": ban.hits,
-            "note": ban.note,
+            "note": self._daemon.withheld.get(ban.target) or ban.note,
             "ports": list(ban.target.ports),
-            "state": "pending" if ban.target in self._daemon.pending else "active",
+            "state": self._state(ban.target),
         }
 
-    async def _list(self, request: dict[str, Any], user: str) -> list[dict[str, Any]]:
-        return [
-            self._row(ban) for ban in sorted(self._daemon.judge.active.values(), key=lambda ban: (ban.since, ban.until))
+    def _state(self, target: Target) -> str:
+        reason = self._daemon.withheld.get(target)
+        if reason is not None:
+            return "withheld" if reason else "waiting"
+        return "pending" if target in self._daemon.pending else "active"
+
+    def _listed(self, withheld: bool) -> list[dict[str, Any]]:
+        bans = [
+            ban for target, ban in self._daemon.judge.active.items() if (target in self._daemon.withheld) == withheld
         ]
+        return [self._row(ban) for ban in sorted(bans, key=lambda ban: (ban.since, ban.until))]
+
+    async def _list(self, request: dict[str, Any], user: str) -> list[dict[str, Any]]:
+        return self._listed(withheld=False)
+
+    async def _withheld(self, request: dict[str, Any], user: str) -> list[dict[str, Any]]:
+        return self._listed(withheld=True)
+
+    async def _resume(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        found = self._daemon.resume(user, ban=bool(request.get("ban")))
+        await self._daemon.enforcer.settled()
+        return {**found, "fault": self._daemon.enforcer.fault}
 
     async def _graces(self, request: dict[str, Any], user: str) -> list[dict[str, Any]]:
         return [_grace(each) for each in self._daemon.judge.graces(time.time())]
@@ -187,12 +213,20 @@ class Answers:
             "counted": None if wide is None else str(Target(wide, ())),
             "spared": self._daemon.judge.spared(network),
             "graces": [_grace(each) for each in self._daemon.judge.graces(time.time(), network)],
-            "bans": [self._row(ban) for ban in covering],
+            "bans": [self._row(ban) for ban in covering if ban.target not in self._daemon.withheld],
+            "withheld": [self._row(ban) for ban in covering if ban.target in self._daemon.withheld],
+            "sender": self._sender(network),
             "kernel": kernel,
             "lines": [] if open_row is None else [_plain(one) for one in self._daemon.ledger.evidence(open_row.id)],
             "history": [_history(row) for row in rows],
             "counts": [{"policy": policy.name, "limit": show.limit(policy), "hits": hits} for policy, hits in counts],
         }
+
+    def _sender(self, network: Network) -> str:
+        """What is known of it as one who sends us mail."""
+        if self._daemon.guard is None or not _single(network):
+            return ""
+        return self._daemon.guard.about(str(network.network_address), time.time())
 
     async def _ban(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         seconds = float(request.get("seconds") or MANUAL)

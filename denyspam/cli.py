@@ -113,6 +113,7 @@ EXAMPLES = {
     "why": "why 203.0.113.9",
     "ban": "ban 203.0.113.0/24 --for 1d --note 'asked by abuse desk'",
     "release": "release 203.0.113.9 --grace 1d --note 'a customer'",
+    "resume": "resume --ban",
     "flush": "flush",
     "check": "check; denyspam check ./mine.filter",
     "events": "events --filter postfix /var/log/mail.log | less",
@@ -195,7 +196,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--flush-on-stop", action="store_true", help="empty the kernel's sets at the end; a start fills them"
     )
-    command("list", _list, "the bans that hold", as_json)
+    command("list", _list, "the bans that hold", as_json).add_argument(
+        "--withheld", action="store_true", help="those that are decided and not carried out, and why"
+    )
     command("status", _status, "how the daemon is; exit 69 until it is ready", as_json)
     command("metrics", _metrics, "what Prometheus reads, such as for node_exporter's textfile collector")
     why = command("why", _why, "why an address is banned, or is not; exit 1 if it is not", as_json)
@@ -208,11 +211,11 @@ def _parser() -> argparse.ArgumentParser:
     release.add_argument("addresses", metavar="ADDR", nargs="*")
     release.add_argument("--all", action="store_true", help="all of them")
     release.add_argument("--grace", metavar="TIME", help="and ban them by no policy again for so long, such as 1h")
+    _resume_options(command("resume", _resume, "go on banning after the fuse has blown; exit 1 if it had not", as_json))
     command("flush", _flush, "empty the kernel's sets and end all bans, daemon or not", as_json)
-    check = command(
+    command(
         "check", _check, "test the configuration and filters as run and reload would; exit 78 if wrong", as_json
-    )
-    check.add_argument("filters", metavar="FILTER", nargs="*", help="a filter's name or file: test only these")
+    ).add_argument("filters", metavar="FILTER", nargs="*", help="a filter's name or file: test only these")
     found = command("events", _events, "what the filters see in log files", as_json)
     found.add_argument("--filter", dest="filters", metavar="NAME", action="append", default=[], help="only this filter")
     found.add_argument("--all", action="store_true", help="also accept, defer and other kinds that are no offence")
@@ -255,6 +258,10 @@ def _report_options(report: argparse.ArgumentParser) -> None:
     report.add_argument(
         "--mmdb", metavar="FILE", action="append", help="countries and providers from there (setting: mmdb)"
     )
+
+
+def _resume_options(resume: argparse.ArgumentParser) -> None:
+    resume.add_argument("--ban", action="store_true", help="carry out what it withheld and what is not over, too")
 
 
 def _setup_options(setup: argparse.ArgumentParser) -> None:
@@ -376,7 +383,7 @@ def _socket(asked: argparse.Namespace) -> str:
 
 
 def _list(asked: argparse.Namespace) -> int:
-    bans = _ask(asked, {"command": "list"})
+    bans = _ask(asked, {"command": "withheld" if asked.withheld else "list"})
     if asked.json:
         print(json.dumps(bans))
         return DONE
@@ -388,13 +395,14 @@ def _list(asked: argparse.Namespace) -> int:
             show.moment(ban["since"], zone),
             show.duration(ban["until"] - now),
             str(ban["hits"]),
-            show.line(ban["note"].encode(), 40),
+            show.line(ban["note"].encode(), 100 if asked.withheld else 40),
         )
         for ban in bans
     ]
     since = f"SINCE ({datetime.fromtimestamp(now, zone).tzname()})"
     _table(("ADDRESS", "RULE", since, "LEFT", "HITS", "NOTE"), rows, right=(3, 4))
-    print(show.count(len(bans), "ban") if bans else "nothing is banned", file=sys.stderr)
+    what = "withheld" if asked.withheld else "banned"
+    print(show.count(len(bans), "ban") if bans else f"nothing is {what}", file=sys.stderr)
     for line in _grace_lines(_ask(asked, {"command": "graces"})):
         print(line)
     return DONE
@@ -451,6 +459,8 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
                 yield f"  IPv{each['version']} /{each['width']} port {ports}: {show.count(each['packets'], 'packet')}"
     if status["graces"]:
         yield f"{show.count(len(status['graces']), 'grace')}; `denyspam list` names them"
+    if status["withheld"]:
+        yield f"withheld: {show.count(status['withheld'], 'ban')}; `denyspam list --withheld` tells why"
     yield f"{status['tracked']} addresses counted, {status['unresolved']} offences wait for their client's address"
     for kind, filters in status["events"].items():
         yield f"{kind}: " + ", ".join(f"{count} by {name}" for name, count in filters.items())
@@ -511,6 +521,12 @@ def _why_lines(found: dict[str, Any]) -> Iterable[str]:
         yield f"  rule {ban['rule']}{hits}, since {show.moment(ban['since'], zone)}{note}"
     if not found["bans"]:
         yield f"{found['address']} is not banned" + (f"; {kernel[True]} all the same" if found["kernel"] else "")
+    for ban in found["withheld"]:
+        why = ban["note"] or "its name is being looked for"
+        yield f"  withheld until {show.moment(ban['until'], zone)}: {show.line(why.encode())}"
+        yield f"  rule {ban['rule']}, {ban['hits']} hits, since {show.moment(ban['since'], zone)}"
+    if found["sender"]:
+        yield f"  {found['sender']}"
     for line in _grace_lines(found["graces"]):
         yield f"  {line}"
     if found["spared"]:
@@ -520,7 +536,7 @@ def _why_lines(found: dict[str, Any]) -> Iterable[str]:
     for count in found["counts"]:
         yield f"  {count['policy']}: {count['hits']} hits now, the limit is {count['limit']}"
     if found["lines"]:
-        yield "" if found["bans"] else f"  last time ({found['history'][0]['state']}):"
+        yield "" if found["bans"] or found["withheld"] else f"  last time ({found['history'][0]['state']}):"
         for one in found["lines"]:
             place = f"{one['filter']}, {one['file']} at {one['offset']}"
             yield f"  {show.moment(one['time'], zone)} {one['kind']} ({place})"
@@ -582,6 +598,25 @@ def _seconds(option: str, text: str) -> float:
         return parse_duration(text)
     except ValueError as error:
         raise Failed(f"{option} {text[:100]}: {getattr(error, 'message', error)}", USAGE) from None
+
+
+def _resume(asked: argparse.Namespace) -> int:
+    answer = _ask(asked, {"command": "resume", "ban": asked.ban})
+    code = DONE if answer["blown"] or answer["banned"] else NO
+    if asked.json:
+        print(json.dumps(answer))
+        return code
+    for blown in answer["blown"]:
+        print(f"bans for {blown['kind']} are carried out again (withheld since {show.moment(blown['since'], _zone())})")
+    if not answer["blown"]:
+        print("no fuse had blown", file=sys.stderr)
+    if asked.ban:
+        print(f"{show.count(answer['banned'], 'withheld ban')} carried out")
+    elif answer["withheld"]:
+        print(f"{show.count(answer['withheld'], 'ban')} stay withheld; `denyspam resume --ban` would carry them out")
+    if answer["fault"]:
+        print(f"denyspam: the firewall refuses: {answer['fault']}", file=sys.stderr)
+    return code
 
 
 def _addresses(words: Iterable[str]) -> Iterable[str]:

@@ -41,12 +41,14 @@ from denyspam.copies import Copies
 from denyspam.drift import Drift
 from denyspam.enforce import Enforcer
 from denyspam.events import Ban, Event, Finding, Held, SettingsError, Target
+from denyspam.guard import FUSED, LATE, Guard, Verdict
 from denyspam.host import own_addresses
 from denyspam.join import HOUR, Join
 from denyspam.ledger import MEMORY, Ledger, damaged
 from denyspam.logfile import LogFile, Unavailable, open_tail
 from denyspam.monitor import Monitor
-from denyspam.plugins import load, load_action
+from denyspam.plugins import load, load_action, load_providers
+from denyspam.senders import Providers
 from denyspam.settings import Settings
 from denyspam.watch import Watch
 
@@ -106,8 +108,16 @@ class Daemon:
         self.copies = Copies()
         self.join = Join()
         saved = ledger.positions()
+        self.withheld: dict[
+            Target, str
+        ] = {}  # decided, and not carried out, with the reason; "" while that is looked for
+        self.guard: Guard | None = None
+        if settings.senders is not None or settings.fuse is not None:
+            providers = Providers(()) if settings.senders is None else load_providers(conf)
+            self.guard = Guard(settings, providers, ledger, self.judge, self._verified)
+        hints = None if self.guard else self.join.hints  # accepted mail is looked for
         self.logs = {
-            each.path: LogFile(each, self.filters[each.path], saved.get(each.path), self.started, self.join.hints)
+            each.path: LogFile(each, self.filters[each.path], saved.get(each.path), self.started, hints)
             for each in settings.logs
         }
         self.enforcer = Enforcer(
@@ -206,6 +216,8 @@ class Daemon:
             drift.close()
         if self._timer is not None:
             self._timer.cancel()
+        if self.guard is not None:
+            self.guard.close()
         await control.stop()
         await self.monitor.stop()
         self._save()
@@ -275,11 +287,24 @@ class Daemon:
             if ended is None:
                 target = ban.target
                 self._rows[target] = _Open(number, active[target])
-                if state == "pending":
+                if state == "withheld":
+                    self.withheld[target] = ban.note
+                elif state == "pending" and self._unsure(number, ban):
+                    self.withheld[target] = ""
+                elif state == "pending":
                     self.pending.add(target)
                     self._unconfirmed.add(target)
         self._expire()
         self._release_spared("never banned by the configuration as it is now")
+
+    def _unsure(self, number: int, ban: Ban) -> bool:
+        """Whether a ban that was not carried out before the restart waits for a name; then it does again."""
+        if self.guard is None or self.guard.names is None or ban.mark is None:
+            return False
+        address = next((one["address"] for one in reversed(self.ledger.evidence(number))), None)
+        if address is not None:
+            self.guard.wait(ban, address)
+        return address is not None
 
     def _release_spared(self, why: str) -> None:
         spared = {
@@ -302,6 +327,8 @@ class Daemon:
         for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]):
             if finding is not None:
                 for event in self._joined(finding, place):
+                    if self.guard is not None:
+                        self.guard.recall(event)
                     self.judge.recall(event)
             if time.monotonic() > pause:
                 await asyncio.sleep(0)
@@ -317,6 +344,8 @@ class Daemon:
         least, most = -end - DRIFT, DRIFT - start
         lacking = []
         for target, ban in self.judge.active.items():
+            if target in self.withheld:
+                continue
             left, until = found(target, -1.0), ban[3]
             if left is not None and not until + least <= left <= until + most:
                 lacking.append(ban)
@@ -415,7 +444,7 @@ class Daemon:
                 for event in self._joined(finding, place)
             ]
             self._count(events)
-            decide = self.judge.decide
+            decide = self.judge.decide if self.guard is None else self._decide
             bans = [ban for event in events for ban in decide(event)]
             if bans:
                 self.decided(bans, now)
@@ -424,6 +453,11 @@ class Daemon:
         if each.tail.behind and self.ready:
             self._reading.add(path)
             asyncio.get_running_loop().call_soon(self._read, path)
+
+    def _decide(self, event: Event) -> list[Ban]:
+        if self.guard is not None:
+            self.guard.hear(event)
+        return self.judge.decide(event)
 
     def _joined(self, finding: Finding, place: int) -> Sequence[Event]:
         """The events that a finding completes; none where another log told the same line before."""
@@ -461,6 +495,10 @@ class Daemon:
                 said.append(self._sentence(ban, " (over already)"))
                 continue
             held = holds or ban._replace(evidence=())
+            reason = "" if self.guard is None else self.guard.reason(ban, now)
+            if reason != "":
+                self._withhold(ban, held, reason, said)
+                continue
             self._rows[target] = _Open(self.ledger.decide(ban), held)
             self.pending.add(target)
             self._unconfirmed.add(target)
@@ -473,11 +511,74 @@ class Daemon:
         self._arm()
         tell(said)
 
-    def _sentence(self, ban: Ban, more: str = "") -> str:
+    def _withhold(self, ban: Ban, held: Ban, reason: str | None, said: list[str]) -> None:
+        """Write a ban down that is not carried out, or not yet (None)."""
+        row = self.ledger.decide(ban)
+        if reason is not None:
+            self.ledger.withhold(row, reason)
+            said.append(self._sentence(ban, f": {reason}", "withheld"))
+        self._rows[ban.target] = _Open(row, held)
+        self.withheld[ban.target] = reason or ""
+
+    def _verified(self, verdicts: Sequence[Verdict]) -> None:
+        """What bans waited for is known: they are carried out, or stay withheld."""
+        fresh, said = [], []
+        for ban, reason in verdicts:
+            row = self._rows.get(ban.target)
+            if row is None or row.ban.since != ban.since or (ban.target in self.withheld) == reason.startswith(LATE):
+                continue  # it ended meanwhile, or another took its place
+            if reason:
+                self.ledger.withhold(row.row, reason)
+                self.withheld[ban.target] = reason
+                if reason.startswith(LATE):
+                    self.pending.discard(ban.target)
+                    self._unconfirmed.discard(ban.target)
+                    self.enforcer.release([ban.target])
+            else:
+                self._carry_out(ban.target, row)
+                fresh.append(row.ban)
+            said.append(self._sentence(ban, f": {reason}", "withheld") if reason else self._sentence(ban))
+        self._commit()  # without the positions: the logs may still be in the middle of being re-read
+        self.enforcer.ban(fresh)
+        tell(said)
+
+    def _carry_out(self, target: Target, row: _Open) -> None:
+        del self.withheld[target]
+        self.ledger.carry_out(row.row)
+        self.pending.add(target)
+        self._unconfirmed.add(target)
+
+    def resume(self, user: str, ban: bool) -> dict[str, Any]:
+        """Go on after the fuse blew; with `ban` what it withheld, and still holds, is carried out."""
+        if self.guard is None:
+            raise ValueError("there is no fuse: the configuration has no [fuse]")
+        blown = self.guard.resume(time.time())
+        held = [target for target, reason in self.withheld.items() if reason.startswith(FUSED)]
+        fresh = []
+        for target in held if ban else ():
+            row = self._rows[target]
+            self._carry_out(target, row)
+            fresh.append(row.ban)
+        self.guard.save()
+        self._commit()
+        self.enforcer.ban(fresh)
+        log.info(
+            "resumed by %s: %s carried out, of %d that the fuse withheld",
+            user,
+            show.count(len(fresh), "ban"),
+            len(held),
+        )
+        return {"blown": [each._asdict() for each in blown], "withheld": len(held), "banned": len(fresh)}
+
+    def carried(self) -> Iterator[Ban]:
+        """The bans that hold and are not withheld."""
+        return (ban for target, ban in self.judge.active.items() if target not in self.withheld)
+
+    def _sentence(self, ban: Ban, more: str = "", verb: str = "banned") -> str:
         reason = self._reasons.get(ban.rule, ban.rule)
         why = _why(reason, ban.until - ban.since, frozenset([event.filter for event in ban.evidence]))
         note = f" [{ban.note}]" if ban.note else ""
-        return f"banned {ban.target} {why}{note}{more}"
+        return f"{verb} {ban.target} {why}{note}{more}"
 
     def _confirmed(self, bans: Sequence[Ban]) -> None:
         self._confirm({ban.target for ban in bans})
@@ -495,6 +596,7 @@ class Daemon:
         row = self._rows.pop(target, None)
         self.pending.discard(target)
         self._unconfirmed.discard(target)
+        self.withheld.pop(target, None)
         if row is not None:
             self.ledger.end(row.row, state, now, note)
         return row
@@ -519,8 +621,9 @@ class Daemon:
         over = self.judge.expire(now)
         said = []
         for release in over:
+            withheld = release.target in self.withheld
             row = self._close(release.target, "expired", now)
-            if row is not None:
+            if row is not None and not withheld:
                 self.releases += 1
                 said.append(f"released {release.target} after {show.duration(row.ban.until - row.ban.since)}")
         tell(said)
@@ -553,10 +656,13 @@ class Daemon:
         if abs(skew - self._skew) > DRIFT:
             log.warning("the clock was stepped by %+.0f s: setting the kernel's times anew", skew - self._skew)
             self._expire()
-            self.enforcer.ban(self.judge.active.values())
+            self.enforcer.ban(self.carried())
             self._upkeep.reschedule("interval", minutes=1)
             self.monitor.stepped(skew - self._skew, time.time())
         self._skew = skew
+        if self.guard is not None:
+            for name, text in self.guard.alarms().items():
+                self.monitor.alarms.look(name, text, time.time())
         self.monitor.tick(time.time())
 
     async def _minutely(self, drift: Drift | None) -> None:
@@ -589,8 +695,13 @@ class Daemon:
         unwritten = self.ledger.unwritten
         for target, (row, ban) in self._rows.items():
             if row < unwritten:
-                state = "pending" if target in self._unconfirmed else "active"
+                reason = self.withheld.get(target)
+                state = "pending" if target in self._unconfirmed or reason is not None else "active"
                 self._rows[target] = _Open(self.ledger.decide(ban, state), ban)
+                if reason:
+                    self.ledger.withhold(self._rows[target].row, reason)
+        if self.guard is not None:
+            self.guard.afresh()
         for grace in self.judge.graces(time.time()):
             self.ledger.grace(grace)
         for each in self.logs.values():
@@ -605,6 +716,8 @@ class Daemon:
             if each.moved:
                 self.ledger.position(path, each.tail.position().text(), each.clock)
                 each.moved = False
+        if self.guard is not None:
+            self.guard.save()
         self._commit()
 
     def _commit(self) -> None:

@@ -28,11 +28,12 @@ from itertools import groupby
 from operator import itemgetter
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from denyspam.events import Ban, Grace, Network, Past, Target
 
 QUEUE = 1_000_000
-SCHEMA = 3
+SCHEMA = 4
 MEMORY = ":memory:"  # a path that is no file: for a daemon that cannot have one
 
 TABLES = """
@@ -45,7 +46,7 @@ CREATE TABLE IF NOT EXISTS bans (
     until REAL NOT NULL,
     hits INTEGER NOT NULL,
     note TEXT NOT NULL,
-    state TEXT NOT NULL,        -- pending (decided, the kernel has not answered), active, expired, released, replaced
+    state TEXT NOT NULL,        -- pending (the kernel has not answered), active, withheld, expired, released, replaced
     file TEXT,                  -- of the deciding hit; NULL for a ban by hand
     offset INTEGER,
     ended REAL,                 -- epoch seconds, by the clock
@@ -70,6 +71,21 @@ CREATE TABLE IF NOT EXISTS graces (
     note TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS senders (
+    network TEXT PRIMARY KEY,   -- as it is counted
+    day INTEGER NOT NULL,       -- the newest on which anything was heard, days since 1970, UTC
+    accepted INTEGER NOT NULL,  -- messages on that day
+    offences INTEGER NOT NULL,
+    good INTEGER NOT NULL,      -- a bit for each day before that; bit 0 is the day before it
+    bad INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS verdicts (
+    network TEXT NOT NULL,      -- as it is counted or banned
+    since REAL NOT NULL,        -- from this hit's time on, epoch seconds, until the next
+    kind TEXT NOT NULL,         -- known: by accepted mail, "1" or "0"; withheld: the ban of that time, why, or ""
+    verdict TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS verdicts_since ON verdicts (since);
 """
 
 
@@ -240,7 +256,8 @@ class Ledger:
             raise sqlite3.DatabaseError("its tables are not those of a ledger")
 
     def _convert(self) -> None:
-        """The evidence of schemas 1 and 2, a row for each line, to `lines`, in one transaction."""
+        """The evidence of schemas 1 and 2, a row for each line, to `lines`, in one transaction. What schema 4 added is
+        there by now, empty."""
         self._db.execute("BEGIN IMMEDIATE")
         if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'evidence'").fetchone():
             rows = self._db.execute(
@@ -301,6 +318,28 @@ class Ledger:
         """A ban by hand took its place."""
         self._put("DELETE FROM graces WHERE network = ?", (str(Target(network, ())),))
 
+    def withhold(self, number: int, why: str) -> None:
+        """It was decided, and is not carried out."""
+        self._put("UPDATE bans SET state = 'withheld', note = ? WHERE id = ? AND ended IS NULL", (why, number))
+
+    def carry_out(self, number: int) -> None:
+        """It was withheld, and is to be carried out after all."""
+        self._put("UPDATE bans SET state = 'pending', note = '' WHERE id = ? AND state = 'withheld'", (number,))
+
+    def sender(self, row: Sequence[Any]) -> None:
+        """What is known of one from whom mail was accepted: a row of `senders`."""
+        self._put("INSERT OR REPLACE INTO senders VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def forget_sender(self, network: str) -> None:
+        self._put("DELETE FROM senders WHERE network = ?", (network,))
+
+    def verdict(self, network: str, since: float, kind: str, verdict: str) -> None:
+        """What a decision went by, beside the log."""
+        self._put("INSERT INTO verdicts VALUES (?, ?, ?, ?)", (network, since, kind, verdict))
+
+    def fact(self, name: str, value: str) -> None:
+        self._put("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
     def settle(self) -> None:
         """Every ban that the kernel holds is in here. Not told by the file being there, which a crash leaves."""
         if self.lost:
@@ -314,6 +353,7 @@ class Ledger:
     def prune(self, before: float) -> None:
         """Forget bans and graces that were over before a time."""
         self._put("DELETE FROM graces WHERE until < ?", (before,))
+        self._put("DELETE FROM verdicts WHERE since < ?", (before,))
         self._put("DELETE FROM bans WHERE ended IS NOT NULL AND until < ? AND ended < ?", (before, before))
 
     def _put(self, sql: str, values: Sequence[Any]) -> None:
@@ -421,6 +461,29 @@ class Ledger:
             self._damage = str(error)
             raise sqlite3.DatabaseError(self._damage) from error
 
+    def senders(self) -> list[tuple[str, int, int, int, int, int]]:
+        """The rows of `senders`, the one written longest ago first."""
+        with self._reading():
+            rows = self._db.execute("SELECT * FROM senders ORDER BY rowid")
+            return [
+                (str(key), int(day), int(accepted), int(offences), int(good), int(bad))
+                for key, day, accepted, offences, good, bad in rows
+            ]
+
+    def facts(self) -> dict[str, str]:
+        with self._reading():
+            return {str(name): str(value) for name, value in self._db.execute("SELECT * FROM facts")}
+
+    def hours(self, since: float) -> dict[int, int]:
+        """hour (epoch seconds / 3600) -> bans that policies decided in it, withheld ones not counted."""
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT CAST(since / 3600 AS INTEGER), count(*) FROM bans"
+                " WHERE until >= ? AND since >= ? AND file IS NOT NULL AND note = '' GROUP BY 1",
+                (since, since),
+            )
+            return {int(hour): int(count) for hour, count in rows}
+
     def _rows(self, where: str, values: Sequence[Any] = ()) -> list[Row]:
         names = "id, network, ports, rule, since, until, hits, note, state, file, offset, ended, end_note"
         rows = self._db.execute(f"SELECT {names} FROM bans {where}", values)  # noqa: S608
@@ -451,6 +514,17 @@ def _columns(db: sqlite3.Connection) -> dict[str, set[str]]:
     ):
         found.setdefault(table, set()).add(column)
     return found
+
+
+def verdicts(path: str) -> list[tuple[str, float, str, str]] | None:
+    """The rows of a ledger's `verdicts`, by time, also while a daemon writes it; None where it cannot be read."""
+    if not os.path.exists(path):
+        return None
+    try:
+        with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as db:
+            return db.execute("SELECT * FROM verdicts ORDER BY since, rowid").fetchall()
+    except sqlite3.Error:
+        return None
 
 
 def _packed(  # noqa: PLR0917

@@ -44,7 +44,7 @@ class LogFile:
         filters: Sequence[Filter],
         saved: tuple[str, float] | None,
         now: float,
-        hints: Hints,
+        hints: Hints | None,
     ) -> None:
         self.path = settings.path
         self._arrival = settings.stamp == "none"

@@ -107,6 +107,7 @@ METRICS = tuple(
         ("releases_total", "counter", "Bans that ended, by time or by hand.", _one("releases")),
         ("bans_active", "gauge", "Bans that hold.", _one("active")),
         ("bans_pending", "gauge", "Bans of those that the firewall has not taken yet.", _one("pending")),
+        ("bans_withheld", "gauge", "Decided and not carried out: spared senders, the fuse.", _one("withheld")),
         ("graces_active", "gauge", "Graces that hold.", lambda status: [({}, len(status["graces"]))]),
         ("addresses_tracked", "gauge", "Addresses that are counted.", _one("tracked")),
         ("events_unresolved", "gauge", "Offences that wait for their client's address.", _one("unresolved")),

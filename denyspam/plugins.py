@@ -3,6 +3,7 @@
 A filter NAME is the first of: `filters/NAME.filter` beside the configuration file, /etc/denyspam/filters/NAME.filter,
 the entry point NAME of the group `denyspam.filters` (a call that gives a filter file's text, or a Filter; the shipped
 ones are such entry points). The first one found replaces the others whole. A name with a slash is a file's path.
+The list of providers is the first of `providers` there, without the entry point.
 An action NAME is the entry point NAME of the group `denyspam.actions`: a class with the five verbs.
 """
 
@@ -11,11 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files as resources
 from typing import Any, Protocol
 
 from denyspam.events import ActionError, Ban, FilterError, Held, SettingsError, Target
 from denyspam.filter import Filter
 from denyspam.grammar import parse_filter
+from denyspam.senders import Providers, parse_providers
 from denyspam.settings import Settings, parse
 
 FILTERS = "/etc/denyspam/filters"
@@ -142,7 +145,25 @@ def read_settings(conf: str) -> Settings:
 def load(conf: str, *, thorough: bool = False) -> tuple[Settings, dict[str, list[Filter]]]:
     """What the configuration file says, and log -> filters. SettingsError for all that is wrong with any of it."""
     settings = read_settings(conf)
+    if settings.senders is not None:
+        load_providers(conf)
     return settings, Filters(conf, thorough=thorough).of(settings)
+
+
+def load_providers(conf: str) -> Providers:
+    """The list of providers: `providers` beside the configuration file, or in /etc/denyspam, or the shipped one. Raises
+    SettingsError."""
+    for folder in dict.fromkeys((os.path.dirname(os.path.abspath(conf)), os.path.dirname(FILTERS))):
+        path = os.path.join(folder, "providers")
+        try:
+            with open(path, "rb") as file:
+                text = file.read(LARGEST).decode("utf-8")
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"the list of providers cannot be read: {error}", path) from error
+        return parse_providers(text, path)
+    return parse_providers(resources("denyspam.etc").joinpath("providers").read_text(encoding="utf-8"), "providers")
 
 
 def load_action(settings: Settings) -> Action:

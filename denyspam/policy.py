@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from math import inf
@@ -119,6 +119,9 @@ class Judge:
     ) -> None:
         self.policies = tuple(policies)
         self.ports = ports
+        # How many times as high the limits are for this address at this time, and at most; asked where one is reached.
+        self.lenient: Callable[[str, float], int] | None = None
+        self.lenience = 1
         self._ipv6_prefix = ipv6_prefix
         self._capacity = capacity
         self._allow = tuple(allow)
@@ -262,6 +265,9 @@ class Judge:
             best: Ban | None = None
             for at, policy, window in counters:
                 serials = window.add(keys[at], time, serial)
+                if serials and self.lenient is not None:
+                    times = self.lenient(address, time)
+                    serials = serials if times == 1 else window.many(keys[at], times)
                 if serials:
                     ban = self._ban(policy, Target.named(keys[at], ports), event, time, serials)
                     if best is None or ban.until > best.until:
@@ -312,7 +318,7 @@ class Judge:
         found = [ring[serial % RING] for serial in serials[-EVIDENCE:] if newest - serial & SERIALS < RING]
         evidence = tuple([one for one in found if one is not None])
         mark = (event.file, event.offset)
-        return made(Ban, (target, policy.name, time, time + duration, policy.hits, evidence, "", mark))
+        return made(Ban, (target, policy.name, time, time + duration, len(serials), evidence, "", mark))
 
     def _note(self, event: Event, time: float) -> int:
         """Keep it as evidence; returns its serial number."""
@@ -531,7 +537,7 @@ class Judge:
             serial = self._note(event, time)
             for at, _, window in counters:
                 if window.add(keys[at], time, serial):
-                    window.trim(keys[at])
+                    window.trim(keys[at], self.lenience)
 
     def settle(self) -> None:
         """Everything up to the last position is read: what was remembered and not met in the log holds now."""

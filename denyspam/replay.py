@@ -10,20 +10,26 @@ import heapq
 import os
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import tzinfo
 from typing import BinaryIO
 
+from denyspam import show
 from denyspam.copies import Copies
-from denyspam.events import Ban, Event, Finding
+from denyspam.events import HARMLESS, Ban, Event, Finding
 from denyspam.filter import Filter
+from denyspam.fuse import ACCEPT
 from denyspam.hints import Hints
 from denyspam.join import Join
+from denyspam.ledger import verdicts
 from denyspam.lines import LineBuffer, Lines
 from denyspam.policy import Judge
 from denyspam.scan import Scanner
+from denyspam.senders import Senders
+from denyspam.settings import SendersSettings, Settings
 from denyspam.stamp import Stamps
 from denyspam.tail import decompress
 
@@ -107,6 +113,83 @@ def bans(judge: Judge, found: Iterable[Event]) -> Iterator[Ban]:
         if decided and event.time is not None:
             judge.expire(event.time)
             yield from decided
+
+
+class Known:
+    """Who is known, and whose bans are withheld, in a replay: by the verdicts that the ledger has of that time. Where
+    it has none, by the accepted mail in these logs, and nobody's name is looked up; `missing` counts such decisions.
+
+    The fuse and a proxy are such verdicts too, and without them there are none.
+    """
+
+    def __init__(self, settings: Settings, judge: Judge) -> None:
+        asked = settings.senders or SendersSettings(days=0, providers=False)
+        self._days, self._times, self._names = asked.days, asked.times, asked.providers
+        self._senders = Senders(asked.within)
+        self._judge = judge
+        self._known: dict[str, list[tuple[float, bool]]] = {}
+        self._withheld: dict[tuple[str, float], str] = {}
+        self.missing = 0
+        self.withheld = 0
+        self.path = os.path.join(settings.state, "ledger.db")
+        self.wanted = settings.senders is not None or settings.fuse is not None
+        rows = verdicts(self.path) if self.wanted else None
+        self.ledger = rows is not None
+        for network, since, kind, verdict in rows or ():
+            if kind == "known":
+                self._known.setdefault(network, []).append((since, verdict == "1"))
+            else:
+                self._withheld[network, since] = verdict
+        if self._days:
+            judge.lenient, judge.lenience = self._lenient, self._times
+
+    @property
+    def harmless(self) -> bool:
+        """Whether accepted mail is to be looked for."""
+        return self._days > 0
+
+    def hear(self, event: Event) -> None:
+        """An event, before it is decided on."""
+        time, kind, address = event[:3]
+        if self._days and time is not None and address is not None and (kind == ACCEPT or kind not in HARMLESS):
+            key = self._judge.key(address)
+            if key is not None:
+                self._senders.hear(key, kind == ACCEPT, time)
+
+    def heard(self, found: Iterable[Event]) -> Iterator[Event]:
+        """All of them, each before it is decided on."""
+        for event in found:
+            self.hear(event)
+            yield event
+
+    def _lenient(self, address: str, time: float) -> int:
+        key = self._judge.key(address) or address
+        rows = self._known.get(key, ())
+        at = bisect_right(rows, (time, True))
+        if at:
+            known = rows[at - 1][1]
+        else:
+            self.missing += 1
+            known = self._senders.good(key, time) >= self._days
+        return self._times if known else 1
+
+    def carried(self, decided: Iterable[Ban]) -> Iterator[Ban]:
+        """Without those that were withheld."""
+        for ban in decided:
+            reason = self._withheld.get((ban.target.name, ban.since))
+            self.missing += reason is None and self._names
+            self.withheld += bool(reason)
+            if not reason:
+                yield ban
+
+    def notes(self) -> Iterator[str]:
+        """What of this the reader of a replay should know."""
+        if self.withheld:
+            yield f"{show.count(self.withheld, 'ban')} left out that the daemon withheld, says {self.path}"
+        if self.wanted and (self.missing or not self.ledger):
+            which = f"{show.count(self.missing, 'decision')} without a verdict in" if self.ledger else "no ledger"
+            why = "known is of whom these logs have accepted mail, no name was looked up, and no fuse blows"
+            yield f"{which} {self.path}: {why}"
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """settings: the text of denyspam.conf -> Settings. Pure; every default lives here, once.
 
-Sections `[daemon]`, `[log PATH]` (one or more) and `[policy]`; `key = value`, an indented line goes on with the value
-above it, `#` starts a comment at the line's start or after a blank. An unknown or doubled section or key is an error.
-Every error names the file and the line and says what to write instead; it quotes at most QUOTE characters.
+Sections `[daemon]`, `[log PATH]` (one or more) and `[policy]`, where they are wanted `[senders]` and `[fuse]`; `key =
+value`, an indented line goes on with the value above it, `#` starts a comment at the line's start or after a blank. An
+unknown or doubled section or key is an error. Every error names the file and the line and says what to write instead;
+it quotes at most QUOTE characters.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import zoneinfo
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
-from typing import Any
+from typing import Any, TypeVar
 
 from denyspam.events import OFFENCES, Network, Policy, SettingsError
 from denyspam.grammar import parse_duration, parse_policy
@@ -22,6 +23,7 @@ from denyspam.policy import Judge
 QUOTE = 100  # characters of the admin's text in a message
 SOCKET = 107  # bytes of a unix socket's path: sun_path of unix(7) without its end
 PORTS = 15  # as many as iptables' multiport takes
+T = TypeVar("T")
 SUBMISSION = 587  # where the domain's own users send from; banned there only with `force`
 
 
@@ -34,6 +36,31 @@ class LogSettings:
     timezone: str | None = None  # None: the host's
     stamp: str = "line"  # or "none": the time is that of arrival
     line: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SendersSettings:
+    """`[senders]`: whom not to lose. There only where the section is."""
+
+    days: int = 3  # `accepted = 3 days in 30d -> 3x`: so many more good days than bad ones; 0: `accepted = no`
+    within: int = 30  # in the last so many days
+    times: int = 3  # make all limits so many times as high
+    providers: bool = (
+        True  # `notice`: a ban of a provider's host is told of and withheld; `no`: they are like all others
+    )
+    resolver: tuple[tuple[str, int], ...] = ()  # (address, port); none: those of /etc/resolv.conf
+    patience: float = 2.0  # seconds that a ban waits for DNS at most
+    unanswered: str = "ban"  # or notice: when DNS does not answer in time
+
+
+@dataclass(frozen=True, slots=True)
+class FuseSettings:
+    """`[fuse]`: when to stop banning. There only where the section is."""
+
+    share: float = 0.8  # `senders = 80% in 15m`; 0.0: `senders = no`
+    within: float = 900.0  # seconds
+    bans: int = 0  # `bans = 50x`: times the busiest hour there was; 0: `no`
+    front: bool = True  # withhold bans of addresses that all mail comes through: a proxy's
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +89,8 @@ class Settings:
     metrics_remote: bool = False  # that address may be one that other hosts reach
     logs: tuple[LogSettings, ...] = ()
     policies: tuple[Policy, ...] = ()
+    senders: SendersSettings | None = None
+    fuse: FuseSettings | None = None
     file: str = ""
     lines: Mapping[str, int] = field(default_factory=dict)  # "daemon.action", "policy.relay": where they stand
 
@@ -138,7 +167,26 @@ def parse(text: str, file: str) -> Settings:
     for policy in parsed:
         if len(policy.ports or ()) > PORTS:
             raise policies[policy.name].wrong(f"more ports than a firewall rule takes; write {PORTS} at most")
-    return replace(settings, logs=logs, policies=parsed)
+    senders = _optional(sections, "senders", SENDERS, SendersSettings)
+    fuse = _optional(sections, "fuse", FUSE, FuseSettings)
+    return replace(settings, logs=logs, policies=parsed, senders=senders, fuse=fuse)
+
+
+def _optional(
+    sections: Mapping[str, tuple[int, dict[str, _Value]]],
+    name: str,
+    known: Mapping[str, Callable[[_Value], dict[str, Any]]],
+    made: Callable[..., T],
+) -> T | None:
+    """What a section says that may be missing; None where it is."""
+    if name not in sections:
+        return None
+    given: dict[str, Any] = {}
+    for key, value in sections[name][1].items():
+        if key not in known:
+            raise value.wrong(f"unknown key {quote(key)} in [{name}]; write one of {', '.join(known)}")
+        given.update(known[key](value))
+    return made(**given)
 
 
 def _sections(text: str, file: str) -> dict[str, tuple[int, dict[str, _Value]]]:
@@ -189,9 +237,11 @@ def _section_name(text: str, file: str, line: int) -> str:
         if not words[1].startswith("/") or "\0" in words[1]:
             raise SettingsError(f"{quote(words[1])} is no absolute path; write `[log /var/log/...]`", file, line)
         return f"log {words[1].strip()}"
-    if words in (["daemon"], ["policy"]):
+    if words in (["daemon"], ["policy"], ["senders"], ["fuse"]):
         return words[0]
-    raise SettingsError(f"unknown section {quote(text)}; write [daemon], [log PATH] or [policy]", file, line)
+    raise SettingsError(
+        f"unknown section {quote(text)}; write [daemon], [log PATH], [policy], [senders] or [fuse]", file, line
+    )
 
 
 def _log(path: str, line: int, keys: Mapping[str, _Value]) -> LogSettings:
@@ -346,6 +396,70 @@ def _filters(value: _Value) -> tuple[str, ...]:
     return tuple(_name(replace(value, text=word)) for word in words)
 
 
+def _accepted(value: _Value) -> dict[str, Any]:
+    if value.text == "no":
+        return {"days": 0}
+    found = re.fullmatch(r"([0-9]{1,2}) +days? +in +([0-9]{1,2})d +-> +([0-9]{1,3})x", value.text)
+    if found is None or not (1 <= int(found[1]) <= int(found[2]) and int(found[2]) <= 60 and 2 <= int(found[3]) <= 100):
+        raise value.wrong(f"{quote(value.text)}: write it as `3 days in 30d -> 3x` (up to 60d, 2x to 100x), or `no`")
+    return {"days": int(found[1]), "within": int(found[2]), "times": int(found[3])}
+
+
+def _resolver(value: _Value) -> dict[str, Any]:
+    servers: list[tuple[str, int]] = []
+    for one in value.text.split(","):
+        words = one.split()
+        try:
+            address = str(ip_address(words[0]))
+            port = 53 if len(words) == 1 else _number(1, 65_535)(replace(value, text=words[2]))
+            if len(words) not in (1, 3) or words[1:2] not in ([], ["port"]):
+                raise ValueError
+        except (IndexError, ValueError) as error:
+            if isinstance(error, SettingsError):
+                raise
+            raise value.wrong(
+                f"{quote(one.strip())} is no name server; write its address: 127.0.0.1, or 192.0.2.53 port 5353"
+            ) from None
+        servers.append((address, port))
+    return {"resolver": tuple(servers[:8])}
+
+
+def _patience(value: _Value) -> dict[str, Any]:
+    seconds = _duration(value)
+    if not 1 <= seconds <= 30:
+        raise value.wrong(f"{quote(value.text)} is out of range; write 1s to 30s")
+    return {"patience": seconds}
+
+
+def _share(value: _Value) -> dict[str, Any]:
+    if value.text == "no":
+        return {"share": 0.0}
+    found = re.fullmatch(r"([0-9]{1,3})% +in +(.+)", value.text)
+    within = _duration(replace(value, text=found[2])) if found else 0.0
+    if found is None or not (50 <= int(found[1]) <= 100 and 60 <= within <= 86_400):
+        raise value.wrong(f"{quote(value.text)}: write it as `80% in 15m` (50% to 100%, 1m to 1d), or `no`")
+    return {"share": int(found[1]) / 100, "within": within}
+
+
+def _bans(value: _Value) -> dict[str, Any]:
+    found = re.fullmatch("([0-9]{1,6})x", value.text)
+    if value.text != "no" and (found is None or not 2 <= int(found[1]) <= 100_000):
+        raise value.wrong(f"{quote(value.text)}: write it as `50x` (2x to 100000x), or `no`")
+    return {"bans": int(found[1]) if found else 0}
+
+
+SENDERS: dict[str, Callable[[_Value], dict[str, Any]]] = {
+    "accepted": _accepted,
+    "providers": lambda value: {"providers": _choice("notice", "no")(value) == "notice"},
+    "resolver": _resolver,
+    "patience": _patience,
+    "unanswered": lambda value: {"unanswered": _choice("ban", "notice")(value)},
+}
+FUSE: dict[str, Callable[[_Value], dict[str, Any]]] = {
+    "senders": _share,
+    "bans": _bans,
+    "proxies": lambda value: {"front": _yes(value)},
+}
 DAEMON: dict[str, Callable[[_Value], Any]] = {
     "state": _path,
     "socket": _socket,

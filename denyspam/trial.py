@@ -73,17 +73,20 @@ def _reading(source: Source) -> tuple[Any, ...]:
 class Trial:
     """One configuration's judge on the events, and the numbers."""
 
-    def __init__(self, conf: str, judge: Judge, here: tzinfo, *, cost: bool) -> None:
+    def __init__(self, conf: str, settings: Settings, judge: Judge, here: tzinfo, *, cost: bool) -> None:
         self.conf = conf
+        self.known = replay.Known(settings, judge)
+        self.harmless = cost or self.known.harmless
         self.tally = Tally(judge, here)
         self.cost = Cost(judge) if cost else None
         self.saved: Saved | None = None
 
     def feed(self, event: Event) -> list[Ban]:
+        self.known.hear(event)
         if self.cost is None:
-            return self.tally.feed(event)
+            return list(self.known.carried(self.tally.feed(event)))
         self.cost.feed(event)
-        bans = self.tally.feed(event)
+        bans = list(self.known.carried(self.tally.feed(event)))
         for ban in bans:
             self.cost.add(ban)
         return bans
@@ -91,7 +94,7 @@ class Trial:
 
 def bans(trial: Trial, sources: Sequence[Source], progress: Callable[[int], object]) -> Iterator[Ban]:
     """What the configuration bans. Raises Unreadable."""
-    for event in cores.events(sources, progress, copies=False, harmless=trial.cost is not None):
+    for event in cores.events(sources, progress, copies=False, harmless=trial.harmless):
         yield from trial.feed(event)
 
 
@@ -103,7 +106,7 @@ def differences(
     `sources` of one or of both: read once, or both at the same time.
     """
     found, clock = Differences(), 0.0
-    harmless = trials[0].cost is not None
+    harmless = any(trial.harmless for trial in trials)
     streams = [cores.events(each, progress, copies=False, harmless=harmless) for each in sources]
     for time, side, event in _paired(streams):
         for which in (0, 1) if len(streams) == 1 else (side,):
@@ -470,7 +473,10 @@ class Asked:
 def run(asked: Asked, here: tzinfo, progress: Callable[[int], object]) -> None:
     """Prints all of it. Raises Unreadable and SettingsError."""
     configurations = [Configuration(conf, asked.files, asked.year) for conf in (asked.conf, asked.compare) if conf]
-    trials = [Trial(each.conf, each.settings.judge(asked.own), here, cost=asked.cost) for each in configurations]
+    trials = [
+        Trial(each.conf, each.settings, each.settings.judge(asked.own), here, cost=asked.cost)
+        for each in configurations
+    ]
     whole = asked.summary or asked.cost
     if asked.compare is not None:
         _run_compare(asked, configurations, trials, here, progress)
@@ -482,6 +488,8 @@ def run(asked: Asked, here: tzinfo, progress: Callable[[int], object]) -> None:
     for ban in bans(trials[0], sources, progress):
         if not whole:
             print(line(ban, here))
+    for trial in trials:
+        _note(trial.known)
     _read_again(trials, configurations)
     if asked.as_json:
         print(json.dumps(summary_json(trials[0])))
@@ -496,11 +504,20 @@ def _run_list(asked: Asked, configuration: Configuration, here: tzinfo, progress
     """The bans alone, as fast as it goes."""
     count = 0
     judge = configuration.settings.judge(asked.own)
-    for ban in replay.bans(judge, cores.events(configuration.sources, progress, copies=False)):
+    known = replay.Known(configuration.settings, judge)
+    found = cores.events(configuration.sources, progress, copies=False, harmless=known.harmless)
+    decided = replay.bans(judge, known.heard(found) if known.harmless else found)
+    for ban in known.carried(decided) if known.wanted else decided:
         count += 1
         print(json.dumps(row(ban)) if asked.as_json else line(ban, here))
     if not asked.as_json:
         print(show.count(count, "ban"), file=sys.stderr)
+    _note(known)
+
+
+def _note(known: replay.Known) -> None:
+    for text in known.notes():
+        print(f"denyspam: {text}", file=sys.stderr)
 
 
 def _run_compare(
@@ -524,6 +541,8 @@ def _run_compare(
         elif not whole:
             side, ban = found
             print(json.dumps({"only": trials[side].conf, **row(ban)}) if asked.as_json else side_line(side, ban, here))
+    for trial in trials:
+        _note(trial.known)
     _read_again(trials, configurations)
     if asked.as_json and whole:
         print(json.dumps(differences_json(counts, trials)))

@@ -90,11 +90,21 @@ class Window:
         for key in list(islice(self._keys, max(1, self.capacity >> 6))):
             del self._keys[key]
 
-    def trim(self, key: str) -> None:
-        """Keep only the key's newest N hits: for counting without deciding, where N is no bound."""
+    def trim(self, key: str, times: int = 1) -> None:
+        """Keep only the key's newest `times` N hits: for counting without deciding, where N is no bound."""
         kept = self._keys.get(key)
-        if kept is not None and len(kept) > self._bytes:
-            self._keys[key] = kept[-self._bytes :]
+        if kept is not None and len(kept) > times * self._bytes:
+            self._keys[key] = kept[-times * self._bytes :]
+
+    def many(self, key: str, times: int) -> tuple[int, ...]:
+        """For a limit `times` as high, after add(): the serials of the newest `times` N hits where they are within M
+        seconds, else (). No more than those are kept."""
+        self.trim(key, times)
+        kept = self._keys.get(key, b"")
+        if len(kept) < times * self._bytes:
+            return ()
+        first, last = TIME.unpack_from(kept, 0)[0], TIME.unpack_from(kept, len(kept) - SIZE)[0]
+        return _serials(kept) if last - first <= self.within else ()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)

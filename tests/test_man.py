@@ -19,7 +19,7 @@ from denyspam.cli import _parser
 from denyspam.events import HARMLESS, OFFENCES
 from denyspam.grammar import parse_filter
 from denyspam.pattern import HOLES
-from denyspam.settings import DAEMON, LOG, parse
+from denyspam.settings import DAEMON, FUSE, LOG, SENDERS, parse
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs/man").iterdir()}
@@ -74,11 +74,11 @@ def test_every_exit_code_is_told() -> None:
 
 def test_every_setting_is_told_with_its_default() -> None:
     page = PAGES["denyspam.conf.5"]
-    assert set(re.findall(r"^\.It Cm (\w+) No =", page, re.M)) == {*DAEMON, *LOG}
+    assert set(re.findall(r"^\.It Cm (\w+) No =", page, re.M)) == {*DAEMON, *LOG, *SENDERS, *FUSE}
     shown = (ROOT / "etc/denyspam.conf").read_text(encoding="utf-8")
     for key, value in re.findall(r"^\.It Cm (\w+) No = (?:Cm |Pa )?(\S.*)$", page, re.M):
         if not value.startswith("Ar "):
-            assert re.search(rf"^{key} += {re.escape(value)}(?: |$)", shown, re.M), f"{key} = {value}"
+            assert re.search(rf"^#?{key} += {re.escape(value)}(?: |$)", shown, re.M), f"{key} = {value}"
     for kind in (*OFFENCES, "any"):
         assert re.search(rf"\b{kind}\b", page.split("[policy]")[1])
 
@@ -137,7 +137,7 @@ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _denyspam 2>/dev/null; printf '%s\\n'
 
 def test_bash_completes_commands_options_and_files() -> None:
     assert {name for name, _ in commands()} < complete("")
-    assert complete("re") == {"release", "replay", "report"}
+    assert complete("re") == {"release", "replay", "report", "resume"}
     assert complete("-c", "/x", "stat") == {"status"}
     for command, options in commands():
         assert complete(command, "-") == set(options)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from denyspam.settings import DAEMON, LOG, Settings, parse
+from denyspam.settings import DAEMON, FUSE, LOG, SENDERS, FuseSettings, SendersSettings, Settings, parse
 
 ROOT = Path(__file__).parent.parent
 TRACKED = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
@@ -107,8 +107,14 @@ def test_the_shown_defaults_are_the_defaults() -> None:
 
 def test_what_is_commented_out_in_the_example_is_right_too() -> None:
     text = (ROOT / "etc/denyspam.conf").read_text(encoding="utf-8")
-    bare = re.sub(r"^#(?=[a-z.]+ +=)", "", text, flags=re.M)
+    bare = re.sub(r"^#(?=[a-z.]+ +=|\[)", "", text, flags=re.M)
     settings = parse(bare, "etc/denyspam.conf")
+    for section, shown, known in (("senders", settings.senders, SENDERS), ("fuse", settings.fuse, FUSE)):
+        assert shown is not None
+        for key in known:
+            assert re.search(rf"^#{key} +=", text, re.M), f"{key} of [{section}] is not shown"
+    assert settings.senders == SendersSettings(resolver=(("127.0.0.1", 53),))
+    assert settings.fuse == FuseSettings()
     assert settings.group == "adm"
     assert settings.logs[0].timezone == "Europe/Berlin"
     assert {policy.name for policy in settings.policies} == {"virus", "relay", "reject", "relay.slow", "auth", "spam"}
