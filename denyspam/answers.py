@@ -24,6 +24,7 @@ from denyspam.join import Join
 from denyspam.ledger import Ledger, Row
 from denyspam.logfile import LogFile
 from denyspam.monitor import Monitor, ledger_fault, process
+from denyspam.notify import Notifier
 from denyspam.policy import LOOPBACK, Judge
 from denyspam.settings import Settings
 
@@ -51,6 +52,7 @@ class Obeying(Protocol):
     counts: Counter[tuple[str, str]]
     rules: Counter[str]
     monitor: Monitor
+    notifier: Notifier
     pending: set[Target]
     bans: int
     late: int
@@ -154,6 +156,7 @@ class Answers:
                 "repairs": self._daemon.repairs,
                 "ended": self._daemon.enforcer.ended,
             },
+            "notify": self._daemon.notifier.status(),
             "process": process(),
         }
 

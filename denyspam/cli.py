@@ -479,6 +479,9 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
             if log[key]:
                 words.append(f"{log[key]} {text}")
         yield f"{path}: " + ", ".join(words)
+    for channel in status["notify"]:
+        waits = ", one waits" if channel["waiting"] else ""
+        yield f"told by {channel['channel']} {channel['to']}: {show.count(channel['sent'], 'message')}{waits}"
     for alarm in status["alarms"]:
         name = f"{alarm['name']} {alarm['subject']}".strip()
         yield f"ALARM {name}, since {show.moment(alarm['since'], zone)}: {alarm['text']}"

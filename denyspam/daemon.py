@@ -47,6 +47,7 @@ from denyspam.join import HOUR, Join
 from denyspam.ledger import MEMORY, Ledger, damaged
 from denyspam.logfile import LogFile, Unavailable, open_tail
 from denyspam.monitor import Monitor
+from denyspam.notify import Notifier, unusable
 from denyspam.plugins import load, load_action, load_providers
 from denyspam.senders import Providers
 from denyspam.settings import Settings
@@ -78,7 +79,7 @@ class _Open(NamedTuple):
 class Daemon:
     """One run between two reloads. `serve()` returns what ended it: "stop" or "reload"."""
 
-    def __init__(self, conf: str, loaded: Loaded, ledger: Ledger, flush: bool = False) -> None:
+    def __init__(self, conf: str, loaded: Loaded, ledger: Ledger, notifier: Notifier, flush: bool = False) -> None:
         self.conf = conf
         self.flush = flush  # empty the kernel's sets at a stop
         self.settings, self.filters = loaded
@@ -131,6 +132,8 @@ class Daemon:
         self._reasons = {each.name: f"{each.name} {show.limit(each)}" for each in settings.policies}
         self.repairs = 0  # bans that somebody else had taken out of the kernel
         self.rules: Counter[str] = Counter()  # policy -> bans
+        self.notifier = notifier
+        notifier.configure(settings.notify, settings.mode, self._reasons)
         self.monitor = Monitor(self, time.time)
 
     # --- one run --------------------------------------------------------------------------------------------------
@@ -475,6 +478,7 @@ class Daemon:
     def decided(self, bans: Sequence[Ban], now: float) -> None:
         """Write down what was decided, with the positions, then tell the firewall."""
         fresh = []
+        new = []  # the same, with their evidence
         said = []
         for ban in bans:
             target = ban.target
@@ -503,6 +507,7 @@ class Daemon:
             self.pending.add(target)
             self._unconfirmed.add(target)
             fresh.append(held)
+            new.append(ban)
             said.append(self._sentence(ban))
         self.bans += len(bans)
         self.rules.update([ban.rule for ban in bans])
@@ -510,6 +515,7 @@ class Daemon:
         self.enforcer.ban(fresh)
         self._arm()
         tell(said)
+        self.notifier.banned(new, now)
 
     def _withhold(self, ban: Ban, held: Ban, reason: str | None, said: list[str]) -> None:
         """Write a ban down that is not carried out, or not yet (None)."""
@@ -792,6 +798,9 @@ def usable(settings: Settings) -> None:
                 settings.file,
                 settings.lines.get("daemon.group", 1),
             ) from None
+    lacking = unusable(settings.notify)
+    if lacking is not None:
+        raise SettingsError(lacking[1], settings.file, settings.lines.get(f"notify.{lacking[0]}", 1))
     for each in settings.logs:
         open_tail(each.path, None, lambda _: None).close()
 
@@ -929,12 +938,13 @@ async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
         return daemon.status()
 
     beat = None
+    notifier = Notifier()
     state = loaded[0].state
     ledger = open_ledger(state)
     try:
         while True:
             try:
-                daemon = Daemon(conf, loaded, ledger, flush)
+                daemon = Daemon(conf, loaded, ledger, notifier, flush)
                 beat = beat or loop.create_task(supervisor.beat(status))
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, stop)
@@ -947,6 +957,7 @@ async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
                 continue
             if why == "stop" or asked.is_set():
                 end = "are in the ledger, the kernel's sets empty" if flush else "stay in the kernel until they expire"
+                notifier.leave()
                 log.info("stopped; the bans %s", end)
                 return
             loaded = daemon.next

@@ -95,6 +95,12 @@ def _alarms(status: Status) -> Iterable[Sample]:
     return [({"alarm": name}, active.count(name)) for name in alarms.NAMES]
 
 
+def _notifications(status: Status) -> Iterable[Sample]:
+    for channel in status["notify"]:
+        for result in ("sent", "failed"):
+            yield {"channel": channel["channel"], "result": result}, channel[result]
+
+
 METRICS = tuple(
     Metric(PREFIX + name, kind, text, samples)
     for name, kind, text, samples in (
@@ -130,6 +136,7 @@ METRICS = tuple(
         ("log_lost_total", "counter", "Times that the place of reading was not found again.", _logs("lost")),
         ("log_sampled_refusals_total", "counter", "Of sampled lines, those that look like a refusal.", _sampled),
         ("alarms_active", "gauge", "Alarms that are on, by name.", _alarms),
+        ("notifications_total", "counter", "Messages to people, by channel and how that went.", _notifications),
         ("cpu_seconds_total", "counter", "CPU time of the daemon.", _one("process", "cpu_seconds")),
         ("resident_memory_bytes", "gauge", "Memory of the daemon.", _one("process", "resident_bytes")),
         ("open_files", "gauge", "Open file descriptors of the daemon.", _one("process", "open_files")),

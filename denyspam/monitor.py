@@ -28,6 +28,7 @@ from denyspam.filter import Filter
 from denyspam.host import zone
 from denyspam.ledger import MEMORY, Ledger
 from denyspam.logfile import LogFile
+from denyspam.notify import Notifier
 from denyspam.settings import LogSettings, Settings
 from denyspam.silence import Silence
 from denyspam.skew import BEGINS, ENDS, Alongside, Skew
@@ -52,6 +53,7 @@ class Monitored(Protocol):
     ledger: Ledger
     enforcer: Enforcer
     logs: dict[str, LogFile]
+    notifier: Notifier
 
 
 class _Log:
@@ -176,6 +178,8 @@ class Monitor:
         self._listen()
         for change in self.alarms.changes(now):
             say(change)
+            daemon.notifier.changed(change, now)
+        daemon.notifier.tick(now, self.alarms)
 
     def _look(self, now: float) -> None:
         """At the samples, each log first in its turn, for as long as the loop can spare."""

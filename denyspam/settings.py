@@ -22,6 +22,7 @@ from denyspam.policy import Judge
 
 QUOTE = 100  # characters of the admin's text in a message
 SOCKET = 107  # bytes of a unix socket's path: sun_path of unix(7) without its end
+RECIPIENTS = 20  # of a notification
 PORTS = 15  # as many as iptables' multiport takes
 T = TypeVar("T")
 SUBMISSION = 587  # where the domain's own users send from; banned there only with `force`
@@ -64,6 +65,20 @@ class FuseSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NotifySettings:
+    """`[notify]`: who is told of bans and alarms, and how."""
+
+    mail: tuple[str, ...] = ()  # addresses
+    sender: str = ""  # of those mails; "": postmaster of this host
+    server: str | tuple[str, int] = ("127.0.0.1", 25)  # that takes them: (address, port), or a sendmail program's path
+    webhook: str = ""  # URL
+    command: tuple[str, ...] = ()
+    every: float = 900.0  # seconds: no two messages of a channel within
+    about: tuple[str, ...] = ("bans", "alarms")
+    line: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What denyspam.conf says, with the defaults of what it leaves out."""
 
@@ -87,6 +102,7 @@ class Settings:
     mmdb: tuple[str, ...] = ()  # databases of countries and providers, for the report
     metrics: str | tuple[str, int] | None = None  # where Prometheus asks: a unix socket, or (address, port)
     metrics_remote: bool = False  # that address may be one that other hosts reach
+    notify: NotifySettings | None = None
     logs: tuple[LogSettings, ...] = ()
     policies: tuple[Policy, ...] = ()
     senders: SendersSettings | None = None
@@ -169,7 +185,7 @@ def parse(text: str, file: str) -> Settings:
             raise policies[policy.name].wrong(f"more ports than a firewall rule takes; write {PORTS} at most")
     senders = _optional(sections, "senders", SENDERS, SendersSettings)
     fuse = _optional(sections, "fuse", FUSE, FuseSettings)
-    return replace(settings, logs=logs, policies=parsed, senders=senders, fuse=fuse)
+    return replace(settings, logs=logs, policies=parsed, senders=senders, fuse=fuse, notify=_notify(sections.get("notify"), file))
 
 
 def _optional(
@@ -187,6 +203,20 @@ def _optional(
             raise value.wrong(f"unknown key {quote(key)} in [{name}]; write one of {', '.join(known)}")
         given.update(known[key](value))
     return made(**given)
+
+
+def _notify(section: tuple[int, dict[str, _Value]] | None, file: str) -> NotifySettings | None:
+    if section is None:
+        return None
+    line, keys = section
+    given: dict[str, Any] = {}
+    for key, value in keys.items():
+        if key not in NOTIFY:
+            raise value.wrong(f"unknown key {quote(key)} in [notify]; write one of {', '.join(NOTIFY)}")
+        given[key] = NOTIFY[key](value)
+    if not given.keys() & {"mail", "webhook", "command"}:
+        raise SettingsError("[notify] tells nobody; write `mail = you@example.org`, `webhook` or `command`", file, line)
+    return NotifySettings(line=line, **given)
 
 
 def _sections(text: str, file: str) -> dict[str, tuple[int, dict[str, _Value]]]:
@@ -237,10 +267,10 @@ def _section_name(text: str, file: str, line: int) -> str:
         if not words[1].startswith("/") or "\0" in words[1]:
             raise SettingsError(f"{quote(words[1])} is no absolute path; write `[log /var/log/...]`", file, line)
         return f"log {words[1].strip()}"
-    if words in (["daemon"], ["policy"], ["senders"], ["fuse"]):
+    if words in (["daemon"], ["policy"], ["senders"], ["fuse"], ["notify"]):
         return words[0]
     raise SettingsError(
-        f"unknown section {quote(text)}; write [daemon], [log PATH], [policy], [senders] or [fuse]", file, line
+        f"unknown section {quote(text)}; write [daemon], [log PATH], [policy], [senders], [fuse] or [notify]", file, line
     )
 
 
@@ -377,6 +407,45 @@ def _duration(value: _Value) -> float:
         raise value.wrong(f"{getattr(error, 'message', error)}") from None
 
 
+def _recipients(value: _Value) -> tuple[str, ...]:
+    words = _words(value)
+    for word in words:
+        if not re.fullmatch(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}(?:@[A-Za-z0-9.:\[\]-]{1,255})?", word, re.ASCII):
+            raise value.wrong(f"{quote(word)} is no mail address; write postmaster@example.org, without a name")
+    if not words:
+        raise value.wrong("no mail address given; write postmaster@example.org")
+    if len(words) > RECIPIENTS:
+        raise value.wrong(f"more than {RECIPIENTS} mail addresses; write that of a list")
+    return tuple(words)
+
+
+def _server(value: _Value) -> str | tuple[str, int]:
+    if value.text.startswith("/"):
+        return _path(value)
+    place = _endpoint(value)
+    if not isinstance(place, tuple):
+        raise value.wrong(f"{quote(value.text)} takes no mail; write 127.0.0.1:25 or /usr/sbin/sendmail")
+    return place
+
+
+def _url(value: _Value) -> str:
+    found = re.fullmatch(
+        r"https?://(?:[!-.0-~]{1,200}@)?(?:[A-Za-z0-9.-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?(?:[/?][!-~]*)?", value.text
+    )
+    if found is None or not 1 <= int(found[1] or 1) <= 65_535:
+        raise value.wrong("this is no URL that can be posted to; write https://HOST/PATH")  # not quoted: a secret
+    return value.text
+
+
+def _about(value: _Value) -> tuple[str, ...]:
+    words = _words(value)
+    for word in words:
+        _choice("bans", "alarms")(replace(value, text=word))
+    if not words:
+        raise value.wrong("write `about = bans, alarms`, or one of them")
+    return tuple(words)
+
+
 def _timezone(value: _Value) -> str:
     try:
         zoneinfo.ZoneInfo(value.text)
@@ -481,6 +550,15 @@ DAEMON: dict[str, Callable[[_Value], Any]] = {
     "mmdb": _paths,
     "metrics": _endpoint,
     "metrics_remote": _yes,
+}
+NOTIFY: dict[str, Callable[[_Value], Any]] = {
+    "mail": _recipients,
+    "sender": lambda value: _recipients(value)[0],
+    "server": _server,
+    "webhook": _url,
+    "command": _command,
+    "every": _duration,
+    "about": _about,
 }
 LOG: dict[str, Callable[[_Value], Any]] = {
     "filters": _filters,

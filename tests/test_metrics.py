@@ -65,6 +65,7 @@ STATUS: dict[str, Any] = {
         "repairs": 0,
         "ended": 1,
     },
+    "notify": [{"channel": "mail", "to": "a@b", "sent": 2, "failed": 1, "waiting": False, "fault": None}],
     "process": {"cpu_seconds": 1.25, "resident_bytes": 43_000_000, "open_files": 12},
 }
 
@@ -99,6 +100,7 @@ def test_values_and_labels() -> None:
     assert value("log_skipped_lines_total", log="/var/log/mail.log", reason="bad_time") == 3
     assert value("alarms_active", alarm="log-stopped") == 2
     assert value("alarms_active", alarm="firewall") == 0
+    assert value("notifications_total", channel="mail", result="sent") == 2
     assert value("start_time_seconds") == 1_700_000_000.25
     assert {dict(labels)["alarm"] for name, labels in found if name == "denyspam_alarms_active"} == set(NAMES)
 

@@ -13,7 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from denyspam.settings import DAEMON, FUSE, LOG, SENDERS, FuseSettings, SendersSettings, Settings, parse
+from denyspam.settings import (
+    DAEMON,
+    FUSE,
+    LOG,
+    NOTIFY,
+    SENDERS,
+    FuseSettings,
+    NotifySettings,
+    SendersSettings,
+    Settings,
+    parse,
+)
 
 ROOT = Path(__file__).parent.parent
 TRACKED = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
@@ -98,6 +109,8 @@ def test_the_shown_defaults_are_the_defaults() -> None:
         assert re.search(rf"^#?{key} +=", text, re.M), f"{key} is not shown"
         if key != "allow":  # loopback is spared in any case; it is shown for the admin's eye
             assert getattr(settings, key) == getattr(default, key), key
+    for key in NOTIFY:
+        assert re.search(rf"^#{key} +=", text, re.M), f"{key} is not shown"
     for key in LOG:
         assert re.search(rf"^#?{key} +=", text, re.M), f"{key} is not shown"
     (log,) = settings.logs
@@ -117,6 +130,10 @@ def test_what_is_commented_out_in_the_example_is_right_too() -> None:
     assert settings.fuse == FuseSettings()
     assert settings.group == "adm"
     assert settings.logs[0].timezone == "Europe/Berlin"
+    assert settings.notify is not None
+    assert settings.notify.every == NotifySettings().every
+    assert settings.notify.server == NotifySettings().server
+    assert settings.notify.about == NotifySettings().about
     assert {policy.name for policy in settings.policies} == {"virus", "relay", "reject", "relay.slow", "auth", "spam"}
 
 

@@ -1,0 +1,324 @@
+"""notify: tells people of bans and alarms: by mail, to a webhook, through a command. Edge.
+
+What is told is gathered (digest) for GATHER seconds, or `every` where that is less, and goes out as one message; after
+it, no channel is used again within `every`. So a burst of 20,000 bans is one message, and a thousand reloads are none.
+Told are bans as they are decided, by policies alone: none by hand, none that a start, a reload or a repair restores,
+none of a replay. A channel that fails is tried again after a minute, then 2, 4, … up to `every`; what waits for it goes
+into its next message, which stays small however long that takes. It is an alarm, told in the log and by the others.
+
+Each delivery has a thread of its own, which ends with the process: nothing here holds the daemon up, and each way has a
+deadline for the whole of it, SECONDS, not only for each silence of the other end.
+
+mail: by SMTP to `server`, or to its standard input where that is a program (`/usr/sbin/sendmail -i -t`). SMTP to
+loopback is the default since in the unit's sandbox no program gains a privilege: Postfix' sendmail, which is setgid
+postdrop, cannot queue there. No TLS, no login: that is the local mail server's business.
+webhook: an HTTP POST of JSON; no redirect is followed, no proxy asked, certificates are checked, and of the answer only
+the status is read. Its path is taken for a secret: no message of ours shows more than the host.
+command: run with its arguments, never a shell, JSON on its standard input.
+
+Not kept: what waits when the process ends. The log has it, and it is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import json
+import logging
+import os
+import signal
+import smtplib
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import formatdate, make_msgid
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from denyspam import __version__
+from denyspam.alarms import Alarms, Change, escaped
+from denyspam.digest import Digest
+from denyspam.events import Ban
+from denyspam.host import zone
+from denyspam.settings import NotifySettings
+
+log = logging.getLogger("denyspam")
+
+GATHER = 60.0  # seconds from the first news to the message
+FIRST = 60.0  # seconds after a failure, doubled with each
+SECONDS = 60.0  # for a delivery
+MAILNAME = "/etc/mailname"  # Debian's name for this host in addresses
+UNTOLD = ("manual", "forced", "adopted")  # rules of bans that no policy decided
+
+
+class Undelivered(Exception):
+    """The other end did not take it; the message says why, without a secret."""
+
+
+class Channel:
+    """One way out: what waits for it, and how it went so far."""
+
+    def __init__(self, kind: str, place: str, send: Callable[[Digest, str], None]) -> None:
+        self.kind, self.place = kind, place
+        self.waiting = Digest()
+        self.sent = self.failed = 0
+        self.fault: str | None = None
+        self.send = send
+        self.going: Digest | None = None  # with its thread
+        self._since: float | None = None  # by the loop's clock: when the first of what waits came
+        self._next = 0.0  # before that it is not used
+        self._wait = FIRST
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.place}"
+
+    def tick(self, time: float, every: float, mode: str) -> None:
+        """Send what waits, where it is time."""
+        if not self.waiting or self.going is not None:
+            return
+        if self._since is None:
+            self._since = time
+        if time < max(self._next, self._since + min(GATHER, every)):
+            return
+        self.going, self.waiting, self._since = self.waiting, Digest(), None
+        self._next = time + every
+        loop = asyncio.get_running_loop()
+        threading.Thread(
+            target=self._carry, args=(self.going, mode, every, loop), name=f"notify {self.kind}", daemon=True
+        ).start()
+
+    def _carry(self, digest: Digest, mode: str, every: float, loop: asyncio.AbstractEventLoop) -> None:
+        fault: str | None = None
+        try:
+            self.send(digest, mode)
+        except (Undelivered, OSError, smtplib.SMTPException, http.client.HTTPException, ValueError) as error:
+            fault = escaped(str(error) or type(error).__name__)
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            loop.call_soon_threadsafe(self._done, fault, every)
+
+    def _done(self, fault: str | None, every: float) -> None:
+        digest, self.going = self.going, None
+        if fault is None:
+            self.sent += 1
+            self.fault, self._wait = None, FIRST
+            return
+        self.failed += 1
+        self.fault = fault
+        if digest is not None:
+            self.waiting.before(digest)
+        self._next = asyncio.get_running_loop().time() + min(self._wait, every)
+        self._wait = min(2 * self._wait, every)
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "channel": self.kind,
+            "to": self.place,
+            "sent": self.sent,
+            "failed": self.failed,
+            "waiting": bool(self.waiting or self.going),
+            "fault": self.fault,
+        }
+
+
+class Notifier:
+    """All channels. One for the life of the process, so that a reload forgets nothing and sends nothing twice."""
+
+    def __init__(self) -> None:
+        self._settings = NotifySettings()
+        self._mode = ""
+        self._reasons: Mapping[str, str] = {}
+        self.channels: dict[tuple[str, str], Channel] = {}
+
+    def configure(self, settings: NotifySettings | None, mode: str, reasons: Mapping[str, str]) -> None:
+        """Take these settings; channels that stay keep what waits. `reasons`: policy -> how people read it."""
+        self._settings = settings or NotifySettings()
+        self._mode, self._reasons = mode, reasons
+        before = self.channels
+        self.channels = {}
+        for kind, place, shown, send in _ways(self._settings):
+            channel = before.get((kind, place)) or Channel(kind, shown, send)
+            channel.send = send
+            self.channels[kind, place] = channel
+
+    def banned(self, bans: Sequence[Ban], now: float) -> None:
+        """New bans, in force."""
+        if self.channels and "bans" in self._settings.about:
+            told = [ban for ban in bans if ban.rule not in UNTOLD]
+            if told:
+                for channel in self.channels.values():
+                    channel.waiting.bans(told, self._reasons, now)
+
+    def changed(self, change: Change, now: float) -> None:
+        """An alarm's begin or end. No channel is told of itself: it would never be done."""
+        if "alarms" in self._settings.about:
+            for channel in self.channels.values():
+                if change.alarm.name != "notify" or change.alarm.subject != channel.name:
+                    channel.waiting.change(change, now)
+
+    def tick(self, now: float, alarms: Alarms) -> None:
+        """To be called every second."""
+        for channel in self.channels.values():
+            channel.tick(asyncio.get_running_loop().time(), self._settings.every, self._mode)
+            alarms.look("notify", channel.fault, now, channel.name)
+
+    def leave(self) -> None:
+        """The process ends."""
+        for channel in self.channels.values():
+            for digest in (channel.going, channel.waiting):
+                if digest:
+                    log.info("not told any more by %s: %s", channel.name, digest.subject("this host"))
+
+    def status(self) -> list[dict[str, Any]]:
+        return [channel.status() for channel in self.channels.values()]
+
+
+def unusable(settings: NotifySettings | None) -> tuple[str, str] | None:
+    """(the key, what is wrong) where a program of the settings is not there."""
+    if settings is None:
+        return None
+    server = settings.server if isinstance(settings.server, str) else ""
+    for key, path in (("server", server), ("command", settings.command[0] if settings.command else "")):
+        if path and not os.access(path, os.X_OK):
+            return key, f"there is no program {path[:100]!r} that can be run; write the path of one"
+    return None
+
+
+Way = tuple[str, str, str, Callable[[Digest, str], None]]
+
+
+def _ways(settings: NotifySettings) -> Iterator[Way]:
+    """(kind, what makes it itself, what may be shown of that, how to send)"""
+    if settings.mail:
+        to = ", ".join(settings.mail)
+        yield "mail", f"{to} {settings.server} {settings.sender}", to, lambda digest, mode: mail(settings, digest, mode)
+    if settings.webhook:
+        url = settings.webhook
+        yield "webhook", url, urlsplit(url).hostname or "", lambda digest, mode: webhook(url, _json(digest, mode))
+    if settings.command:
+        command = settings.command
+        yield "command", " ".join(command), command[0], lambda digest, mode: run(command, _json(digest, mode))
+
+
+def _json(digest: Digest, mode: str) -> bytes:
+    return json.dumps(digest.data(_host(), mode)).encode() + b"\n"
+
+
+def _host() -> str:
+    """This host's name in addresses. Asks the resolver: never on the loop."""
+    with suppress(OSError, UnicodeDecodeError), open(MAILNAME, encoding="ascii") as file:
+        name = file.readline(256).strip()
+        if name and name.replace("-", "").replace(".", "").isalnum():
+            return name
+    return socket.getfqdn()
+
+
+# --- the ways out, each in its channel's thread; Undelivered and what its library raises where it fails ---------------
+
+
+@contextmanager
+def _deadline(close: Callable[[], object]) -> Iterator[None]:
+    """Calls `close` when what is done within takes longer than SECONDS."""
+
+    def over() -> None:
+        late.set()
+        with suppress(OSError):
+            close()
+
+    late = threading.Event()
+    timer = threading.Timer(SECONDS, over)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, ValueError, http.client.HTTPException, smtplib.SMTPException) as error:
+        if late.is_set():
+            raise Undelivered(f"not within {SECONDS:.0f} s") from error
+        raise
+    finally:
+        timer.cancel()
+
+
+def _shut(found: socket.socket | None) -> None:
+    if found is not None:
+        socket.socket.shutdown(found, socket.SHUT_RDWR)  # TLS' own takes the ground from under the other thread
+
+
+def mail(settings: NotifySettings, digest: Digest, mode: str) -> None:
+    host = _host()
+    sender = settings.sender or f"postmaster@{host}"
+    message = EmailMessage(SMTP)
+    message["From"] = sender
+    message["To"] = ", ".join(settings.mail)
+    message["Subject"] = digest.subject(host)
+    message["Date"] = formatdate(localtime=True)
+    message["Message-ID"] = make_msgid("denyspam", host)
+    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nothing shall answer it by itself
+    message.set_content(digest.text(host, mode, zone(None)), charset="us-ascii", cte="7bit")
+    if isinstance(settings.server, str):
+        run((settings.server, "-i", "-t"), message.as_bytes(policy=SMTP.clone(linesep="\n")))
+        return
+    with smtplib.SMTP(local_hostname=host, timeout=SECONDS) as server, _deadline(lambda: _shut(server.sock)):
+        server.connect(*settings.server)
+        try:
+            refused = server.send_message(message, sender, settings.mail)
+        except smtplib.SMTPRecipientsRefused as error:
+            raise Undelivered(_refusals(error.recipients)) from None
+    if refused:
+        log.warning("a notification was taken for some recipients only: %s", _refusals(refused))
+
+
+def _refusals(refused: Mapping[str, tuple[int, bytes]]) -> str:
+    return escaped("; ".join(f"{to}: {code} {text.decode('ascii', 'replace')}" for to, (code, text) in refused.items()))
+
+
+def webhook(url: str, body: bytes) -> None:
+    parts = urlsplit(url)
+    headers = {"Content-Type": "application/json", "User-Agent": f"denyspam/{__version__}", "Connection": "close"}
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        headers["Authorization"] = f"Basic {base64.b64encode(login).decode('ascii')}"
+    peer = _peer(parts)
+    try:
+        with _deadline(lambda: _shut(peer.sock)):
+            peer.request("POST", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", body, headers)
+            answer = peer.getresponse()
+    finally:
+        peer.close()
+    if 300 <= answer.status < 400:
+        raise Undelivered(f"it redirects ({answer.status}), which is not followed: write the other URL")
+    if not 200 <= answer.status < 300:
+        raise Undelivered(f"it answers {answer.status} {answer.reason}")
+
+
+def _peer(parts: SplitResult) -> http.client.HTTPConnection:
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        return http.client.HTTPSConnection(host, parts.port, timeout=SECONDS, context=ssl.create_default_context())
+    return http.client.HTTPConnection(host, parts.port, timeout=SECONDS)
+
+
+def run(command: Sequence[str], text: bytes) -> None:
+    """Runs a program with `text` on its standard input."""
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(  # noqa: S603 - the admin's own words, and no log text among them
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True, cwd="/"
+        )
+        try:
+            process.communicate(text, SECONDS)  # one that does not read its input is no failure
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise Undelivered(f"{command[0]} did not end within {SECONDS:.0f} s, and was killed") from None
+        if process.returncode:
+            said.seek(0)
+            words = escaped(said.read(1000).strip().rpartition(b"\n")[2], 150)
+            raise Undelivered(f"{command[0]} ended with {process.returncode}{': ' * bool(words)}{words}")
