@@ -441,8 +441,9 @@ class Ledger:
 
     def kept(self, name: str) -> str | None:
         """What keep() wrote last."""
-        found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return None if found is None else str(found[0])
+        with self._reading():
+            found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+            return None if found is None else str(found[0])
 
     def positions(self) -> dict[str, tuple[str, float]]:
         """log -> (position, clock)"""

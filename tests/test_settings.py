@@ -95,7 +95,10 @@ def test_several_logs_and_policies_keep_their_order() -> None:
         ("metrics = run/sock", "x.conf:2: 'run/sock' is no place to serve metrics"),
         ("nonsense", "x.conf:2: 'nonsense' is no setting; write `key = value`"),
         ("[daemon]", "x.conf:2: [daemon] stands twice"),
-        ("[deamon]", "x.conf:2: unknown section '[deamon]'; write [daemon], [log PATH], [policy], [senders] or [fuse]"),
+        (
+            "[deamon]",
+            "x.conf:2: unknown section '[deamon]'; write [daemon], [log PATH], [policy], [senders], [fuse] or [notify]",
+        ),
         ("[log]", "x.conf:2: [log] names no file"),
         ("[log mail.log]", "x.conf:2: 'mail.log' is no absolute path"),
         ("[log /x", "x.conf:2: '[log /x' has no closing bracket"),
