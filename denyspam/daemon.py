@@ -522,13 +522,14 @@ class Daemon:
         row = self.ledger.decide(ban)
         if reason is not None:
             self.ledger.withhold(row, reason)
+            self.notifier.withheld(1, time.time())
             said.append(self._sentence(ban, f": {reason}", "withheld"))
         self._rows[ban.target] = _Open(row, held)
         self.withheld[ban.target] = reason or ""
 
     def _verified(self, verdicts: Sequence[Verdict]) -> None:
         """What bans waited for is known: they are carried out, or stay withheld."""
-        fresh, said = [], []
+        fresh, new, said = [], [], []
         for ban, reason in verdicts:
             row = self._rows.get(ban.target)
             if row is None or row.ban.since != ban.since or (ban.target in self.withheld) == reason.startswith(LATE):
@@ -543,10 +544,13 @@ class Daemon:
             else:
                 self._carry_out(ban.target, row)
                 fresh.append(row.ban)
+                new.append(ban)
             said.append(self._sentence(ban, f": {reason}", "withheld") if reason else self._sentence(ban))
         self._commit()  # without the positions: the logs may still be in the middle of being re-read
         self.enforcer.ban(fresh)
         tell(said)
+        self.notifier.banned(new, time.time())
+        self.notifier.withheld(len(said) - len(new), time.time())
 
     def _carry_out(self, target: Target, row: _Open) -> None:
         del self.withheld[target]

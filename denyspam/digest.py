@@ -1,6 +1,7 @@
 """digest: what people are to be told, gathered until it is sent. Pure.
 
     digest.bans(bans, reasons, now)      new bans, as they are decided
+    digest.withhold(count, now)          bans that were decided and not carried out
     digest.change(change, now)           an alarm's begin or end
     digest.before(older)                 what could not be sent then goes out with this one
     digest.subject(host), digest.text(host, mode, zone), digest.data(host, mode)
@@ -50,6 +51,7 @@ class Digest:
         self.began: float | None = None  # when the first of it was told; epoch seconds
         self.ended = 0.0
         self.count = 0  # bans
+        self.withheld = 0
         self.lost = 0  # alarms' changes that were left out
         self._rules: Counter[str] = Counter()
         self._addresses: dict[str, Address] = {}
@@ -68,6 +70,10 @@ class Digest:
             self._add(ban.target.name, Address(1, ban.hits, ban.rule, reason, ban.since, ban.until, line))
         self._bound()
 
+    def withhold(self, count: int, now: float) -> None:
+        self._at(now)
+        self.withheld += count
+
     def change(self, change: Change, now: float) -> None:
         self._at(now)
         self._changes.append(change)
@@ -80,6 +86,7 @@ class Digest:
         self._at(older.began)
         self.ended = max(self.ended, older.ended)
         self.count += older.count
+        self.withheld += older.withheld
         self.lost += older.lost
         self._rules.update(older._rules)
         self._changes[:0] = older._changes
@@ -116,6 +123,7 @@ class Digest:
     def subject(self, host: str) -> str:
         """denyspam on mx: 12 bans, alarm log-stopped"""
         words = [show.count(self.count, "ban")] if self.count else []
+        words += [f"{self.withheld} withheld"] if self.withheld else []
         begun = [change.alarm.name for change in self._changes if change.ended is None]
         over = len(self._changes) - len(begun)
         words += [f"alarm {name}" for name in dict.fromkeys(begun)][:3]
@@ -129,6 +137,8 @@ class Digest:
             lines += [*_alarm(alarm, ended, zone), ""]
         if self.lost:
             lines += [f"{show.count(self.lost, 'earlier change')} of alarms left out; the log has them.", ""]
+        if self.withheld:
+            lines += [f"{show.count(self.withheld, 'ban')} withheld; `denyspam list --withheld` tells why.", ""]
         if self.count:
             would = " that mode = watch did not carry out" if mode == "watch" else ""
             span = f"{show.moment(self.began, zone)} to {show.moment(self.ended, zone)}"
@@ -159,6 +169,7 @@ class Digest:
             "from": self.began,
             "to": self.ended,
             "bans": self.count,
+            "withheld": self.withheld,
             "policies": dict(self._rules),
             "addresses": [
                 {

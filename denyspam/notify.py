@@ -156,6 +156,12 @@ class Notifier:
                 for channel in self.channels.values():
                     channel.waiting.bans(told, self._reasons, now)
 
+    def withheld(self, count: int, now: float) -> None:
+        """Bans that were decided and are not carried out."""
+        if count and "bans" in self._settings.about:
+            for channel in self.channels.values():
+                channel.waiting.withhold(count, now)
+
     def changed(self, change: Change, now: float) -> None:
         """An alarm's begin or end. No channel is told of itself: it would never be done."""
         if "alarms" in self._settings.about:
@@ -198,7 +204,7 @@ def _ways(settings: NotifySettings) -> Iterator[Way]:
     """(kind, what makes it itself, what may be shown of that, how to send)"""
     if settings.mail:
         to = ", ".join(settings.mail)
-        yield "mail", f"{to} {settings.server} {settings.sender}", to, lambda digest, mode: mail(settings, digest, mode)
+        yield "mail", f"{to} {settings.server} {settings.author}", to, lambda digest, mode: mail(settings, digest, mode)
     if settings.webhook:
         url = settings.webhook
         yield "webhook", url, urlsplit(url).hostname or "", lambda digest, mode: webhook(url, _json(digest, mode))
@@ -253,9 +259,9 @@ def _shut(found: socket.socket | None) -> None:
 
 def mail(settings: NotifySettings, digest: Digest, mode: str) -> None:
     host = _host()
-    sender = settings.sender or f"postmaster@{host}"
+    author = settings.author or f"postmaster@{host}"
     message = EmailMessage(SMTP)
-    message["From"] = sender
+    message["From"] = author
     message["To"] = ", ".join(settings.mail)
     message["Subject"] = digest.subject(host)
     message["Date"] = formatdate(localtime=True)
@@ -268,7 +274,7 @@ def mail(settings: NotifySettings, digest: Digest, mode: str) -> None:
     with smtplib.SMTP(local_hostname=host, timeout=SECONDS) as server, _deadline(lambda: _shut(server.sock)):
         server.connect(*settings.server)
         try:
-            refused = server.send_message(message, sender, settings.mail)
+            refused = server.send_message(message, author, settings.mail)
         except smtplib.SMTPRecipientsRefused as error:
             raise Undelivered(_refusals(error.recipients)) from None
     if refused:

@@ -69,7 +69,7 @@ class NotifySettings:
     """`[notify]`: who is told of bans and alarms, and how."""
 
     mail: tuple[str, ...] = ()  # addresses
-    sender: str = ""  # of those mails; "": postmaster of this host
+    author: str = ""  # `from` of those mails; "": postmaster of this host
     server: str | tuple[str, int] = ("127.0.0.1", 25)  # that takes them: (address, port), or a sendmail program's path
     webhook: str = ""  # URL
     command: tuple[str, ...] = ()
@@ -185,7 +185,9 @@ def parse(text: str, file: str) -> Settings:
             raise policies[policy.name].wrong(f"more ports than a firewall rule takes; write {PORTS} at most")
     senders = _optional(sections, "senders", SENDERS, SendersSettings)
     fuse = _optional(sections, "fuse", FUSE, FuseSettings)
-    return replace(settings, logs=logs, policies=parsed, senders=senders, fuse=fuse, notify=_notify(sections.get("notify"), file))
+    return replace(
+        settings, logs=logs, policies=parsed, senders=senders, fuse=fuse, notify=_notify(sections.get("notify"), file)
+    )
 
 
 def _optional(
@@ -216,6 +218,8 @@ def _notify(section: tuple[int, dict[str, _Value]] | None, file: str) -> NotifyS
         given[key] = NOTIFY[key](value)
     if not given.keys() & {"mail", "webhook", "command"}:
         raise SettingsError("[notify] tells nobody; write `mail = you@example.org`, `webhook` or `command`", file, line)
+    if "from" in given:
+        given["author"] = given.pop("from")
     return NotifySettings(line=line, **given)
 
 
@@ -270,7 +274,9 @@ def _section_name(text: str, file: str, line: int) -> str:
     if words in (["daemon"], ["policy"], ["senders"], ["fuse"], ["notify"]):
         return words[0]
     raise SettingsError(
-        f"unknown section {quote(text)}; write [daemon], [log PATH], [policy], [senders], [fuse] or [notify]", file, line
+        f"unknown section {quote(text)}; write [daemon], [log PATH], [policy], [senders], [fuse] or [notify]",
+        file,
+        line,
     )
 
 
@@ -553,7 +559,7 @@ DAEMON: dict[str, Callable[[_Value], Any]] = {
 }
 NOTIFY: dict[str, Callable[[_Value], Any]] = {
     "mail": _recipients,
-    "sender": lambda value: _recipients(value)[0],
+    "from": lambda value: _recipients(value)[0],
     "server": _server,
     "webhook": _url,
     "command": _command,

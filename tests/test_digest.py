@@ -36,18 +36,21 @@ def test_what_it_tells() -> None:
     digest = Digest()
     digest.bans([ban("192.0.2.7"), ban("192.0.2.8", "relay", 9, b"another line")], REASONS, NOW)
     digest.bans([ban("192.0.2.7")], REASONS, NOW + 60)
+    digest.withhold(2, NOW + 60)
     digest.change(alarm(), NOW + 61)
     digest.change(Change(alarm("firewall", "").alarm, NOW + 62), NOW + 62)
     assert digest
-    assert digest.subject("mx") == "denyspam on mx: 3 bans, alarm log-stopped, 1 alarm over"
+    assert digest.subject("mx") == "denyspam on mx: 3 bans, 2 withheld, alarm log-stopped, 1 alarm over"
     assert text(digest) == (
-        "denyspam on mx: 3 bans, alarm log-stopped, 1 alarm over\n"
+        "denyspam on mx: 3 bans, 2 withheld, alarm log-stopped, 1 alarm over\n"
         "\n"
         "ALARM since 2026-03-04 08:50:00: log-stopped /l\n"
         "    silent\n"
         "    for example: a sample\n"
         "\n"
         "OVER since 2026-03-04 09:01:02, after 11m2s: firewall\n"
+        "\n"
+        "2 bans withheld; `denyspam list --withheld` tells why.\n"
         "\n"
         "3 bans, 2026-03-04 09:00:00 to 2026-03-04 09:01:02:\n"
         "         2  virus\n"
@@ -64,6 +67,7 @@ def test_what_it_tells() -> None:
     assert "3 bans that mode = watch did not carry out" in text(digest, "watch")
     data = json.loads(json.dumps(digest.data("mx", "enforce")))
     assert (data["bans"], data["policies"], data["from"], data["to"]) == (3, {"virus": 2, "relay": 1}, NOW, NOW + 62)
+    assert data["withheld"] == 2
     assert [each["address"] for each in data["addresses"]] == ["192.0.2.7", "192.0.2.8"]
     assert [(each["name"], each["ended"]) for each in data["alarms"]] == [("log-stopped", None), ("firewall", NOW + 62)]
     assert data["text"].splitlines() == [digest.subject("mx"), "alarm log-stopped /l: silent", "over: firewall"]

@@ -107,7 +107,7 @@ def test_log_text_cannot_leave_the_body() -> None:
     inbox = Inbox()
     with smtp(inbox) as server:
         hostile = b"x\r\n.\r\nQUIT\r\nMAIL FROM:<x@y>\r\nBcc: c@example.org\r\n\x00\xff" + b"z" * 5000
-        mail(NotifySettings(mail=("a@example.org",), server=server, sender="d@example.org"), digest(hostile), "watch")
+        mail(NotifySettings(mail=("a@example.org",), server=server, author="d@example.org"), digest(hostile), "watch")
     ((sender, recipients, content),) = inbox.messages
     assert (sender, recipients) == ("d@example.org", ["a@example.org"])
     assert "Bcc" not in inbox.read()
@@ -445,12 +445,12 @@ def test_settings() -> None:
     found = parse(
         MINIMAL
         + "mail = root, a.b+c@example.org\nserver = [::1]:2525\nwebhook = https://u:p@[2001:db8::1]:8443/x?y=z\n"
-        "command = /bin/tell 'two words'\nevery = 1h\nabout = alarms\nsender = d@example.org\n",
+        "command = /bin/tell 'two words'\nevery = 1h\nabout = alarms\nfrom = d@example.org\n",
         "x.conf",
     ).notify
     assert found == NotifySettings(
         mail=("root", "a.b+c@example.org"),
-        sender="d@example.org",
+        author="d@example.org",
         server=("::1", 2525),
         webhook="https://u:p@[2001:db8::1]:8443/x?y=z",
         command=("/bin/tell", "two words"),
@@ -466,7 +466,7 @@ def test_settings() -> None:
     ("lines", "message"),
     [
         ("every = 1h", "x.conf:4: [notify] tells nobody; write `mail = you@example.org`"),
-        ("male = a@b", "x.conf:5: unknown key 'male' in [notify]; write one of mail, sender"),
+        ("male = a@b", "x.conf:5: unknown key 'male' in [notify]; write one of mail, from"),
         ("mail = Me <a@b>", "x.conf:5: '<a@b>' is no mail address"),
         ("mail = a@b\\nBcc:c", "x.conf:5: 'a@b\\\\nBcc:c' is no mail address"),
         ("mail =", "x.conf:5: no mail address given"),
