@@ -999,7 +999,7 @@ def _replay(asked: argparse.Namespace) -> int:
     _uncollected()
     with _Progress(asked.files) as progress:
         try:
-            trial.run(wanted, _zone(), progress.advance)
+            trial.run(wanted, _zone(), progress)
         except replay.Unreadable as error:
             raise Failed(str(error), USAGE) from error
     return DONE
@@ -1056,9 +1056,15 @@ class _Progress:
             size = sum(os.path.getsize(path) for path in files)
             self._bar = tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, file=sys.stderr)
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: float) -> None:
         if self._bar is not None:
             self._bar.update(count)
+
+    def say(self, text: str) -> None:
+        """A line on stdout, and not into the bar where both are one terminal; that comes back by itself."""
+        if self._bar is not None and sys.stdout.isatty():
+            self._bar.clear()
+        print(text)
 
     def __enter__(self) -> _Progress:
         return self

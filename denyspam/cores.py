@@ -60,13 +60,16 @@ def events(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def each(function: Callable[[Any], Any], works: Sequence[Any], paths: Sequence[str], least: int = LEAST) -> list[Any]:
+def each(
+    function: Callable[[Any], Any], works: Sequence[Any], paths: Sequence[str], least: int = LEAST
+) -> Iterator[Any]:
     """function(work) of every one of them, in their order; each reads the file of its path. Raises what it raises."""
     cores = min(len(works), len(os.sched_getaffinity(0)))
     if cores < 2 or _size(paths) < least:
-        return [function(work) for work in works]
+        yield from map(function, works)
+        return
     with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
-        return list(pool.map(function, works))
+        yield from pool.map(function, works)
 
 
 def _size(paths: Sequence[str]) -> int:

@@ -192,7 +192,7 @@ class Review:
     def told(self, most: int = 10) -> dict[str, Any]:
         """All numbers; of each list that could be long the first `most` rows. Times are epoch seconds."""
         names = sorted(self._kinds, key=lambda kind: -self._kinds[kind].bans)
-        steps = self._series.steps(BUCKETS, names, (wall(self.begin, self._zone), wall(self.end, self._zone)))
+        steps = self._series.steps(BUCKETS, names, (wall(self.begin, self._zone), wall(self.end, self._zone) - 1))
         return {
             **self._all.told(),
             "over_time": {

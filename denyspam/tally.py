@@ -23,7 +23,7 @@ from hashlib import blake2b
 from ipaddress import ip_network
 from socket import AF_INET, AF_INET6, inet_pton
 
-from denyspam.events import Ban, Event, Policy, address_text
+from denyspam.events import HARMLESS, Ban, Event, Policy, address_text
 from denyspam.policy import Judge
 
 SKETCH = 65_536  # hashes kept of those counted; 1 / sqrt(SKETCH) is the error of the estimate
@@ -174,7 +174,7 @@ class Row:
 
 
 class Tally:
-    """What a Judge does with events. feed() passes each one on to it."""
+    """What a Judge does with events: feed() passes each one on to it, add() takes those of its bans that count."""
 
     def __init__(self, judge: Judge, zone: tzinfo) -> None:
         self._judge, self._zone = judge, zone
@@ -189,7 +189,9 @@ class Tally:
         self._series = Series()
 
     def feed(self, event: Event) -> list[Ban]:
-        """The judge's decision."""
+        """The judge's decision. What is no offence is none of the numbers."""
+        if event.kind in HARMLESS:
+            return []
         self.kinds[event.kind] += 1
         time = event.time
         if time is None:
@@ -207,23 +209,25 @@ class Tally:
         bans = self._judge.decide(event)
         if bans:
             self._judge.expire(time)
-            for ban in bans:
-                self.bans += 1
-                self.addresses.add(ban.target.name)
-                self.rows[ban.rule].add(ban)
-                self._series.add(ban.rule, wall(ban.since, self._zone))
         return bans
+
+    def add(self, ban: Ban) -> None:
+        """A decision that was carried out."""
+        self.bans += 1
+        self.addresses.add(ban.target.name)
+        self.rows[ban.rule].add(ban)
+        self._series.add(ban.rule, wall(ban.since, self._zone))
 
     def events(self, row: Row) -> int:
         """The events that its policy is about."""
         if row.policy is None:
             return self.kinds[row.name]
-        return sum(count for kind, count in self.kinds.items() if row.policy.kind in (kind, "any") and _bad(kind))
+        return sum(count for kind, count in self.kinds.items() if row.policy.kind in (kind, "any"))
 
     def table(self) -> list[Row]:
         """A row for each policy, and for each offence seen that none counts."""
         kinds = {policy.kind for policy in self._judge.policies}
-        alone = [kind for kind in self.kinds if kind not in kinds and _bad(kind)] if "any" not in kinds else []
+        alone = [kind for kind in self.kinds if kind not in kinds] if "any" not in kinds else []
         return [*self.rows.values(), *(Row(kind, None) for kind in sorted(alone))]
 
     def steps(self, most: int) -> Steps:
@@ -231,10 +235,6 @@ class Tally:
         if self.first is None or self.last is None:
             return Steps(0.0, SIZES[0], dict.fromkeys(self.rows, ()))
         return self._series.steps(most, list(self.rows), (wall(self.first, self._zone), wall(self.last, self._zone)))
-
-
-def _bad(kind: str) -> bool:
-    return kind not in ("accept", "defer")
 
 
 # --- two policies -----------------------------------------------------------------------------------------------------

@@ -19,10 +19,10 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
-from typing import Any
+from typing import Any, Protocol
 
 from denyspam import charts, cores, replay, show
-from denyspam.events import Ban, Event, Network, SettingsError
+from denyspam.events import HARMLESS, Ban, Event, Network, SettingsError
 from denyspam.filter import Filter
 from denyspam.host import zone
 from denyspam.plugins import load
@@ -83,23 +83,24 @@ class Trial:
 
     def feed(self, event: Event) -> list[Ban]:
         self.known.hear(event)
-        if self.cost is None:
-            return list(self.known.carried(self.tally.feed(event)))
-        self.cost.feed(event)
+        if self.cost is not None:
+            self.cost.feed(event)
         bans = list(self.known.carried(self.tally.feed(event)))
         for ban in bans:
-            self.cost.add(ban)
+            self.tally.add(ban)
+            if self.cost is not None:
+                self.cost.add(ban)
         return bans
 
 
-def bans(trial: Trial, sources: Sequence[Source], progress: Callable[[int], object]) -> Iterator[Ban]:
+def bans(trial: Trial, sources: Sequence[Source], progress: Callable[[float], object]) -> Iterator[Ban]:
     """What the configuration bans. Raises Unreadable."""
     for event in cores.events(sources, progress, copies=False, harmless=trial.harmless):
         yield from trial.feed(event)
 
 
 def differences(
-    trials: Sequence[Trial], sources: Sequence[Sequence[Source]], progress: Callable[[int], object]
+    trials: Sequence[Trial], sources: Sequence[Sequence[Source]], progress: Callable[[float], object]
 ) -> Iterator[tuple[int, Ban] | Differences]:
     """(which of the two, its ban) of those the other does not have; at the end the counts. Raises Unreadable.
 
@@ -144,12 +145,20 @@ class Saved:
     connections: int = 0
 
 
-def saved(sources: Sequence[Source], spans: Mapping[str, array[float]]) -> Saved | None:
+def saved(
+    sources: Sequence[Source], spans: Mapping[str, array[float]], progress: Callable[[float], object]
+) -> Saved | None:
     """Of all the logs; None where one of them cannot be read twice. Raises Unreadable."""
-    if not all(each.path != "-" and stat.S_ISREG(os.stat(each.path).st_mode) for each in sources):
+    if not all(_regular(each.path) for each in sources):
         return None
+    total = Saved()
     counts = cores.each(_saved, [(source, spans) for source in sources], [source.path for source in sources])
-    return Saved(*(sum(numbers) for numbers in zip((0, 0, 0), *counts, strict=True)))
+    for source, (lines, size, connections) in zip(sources, counts, strict=True):
+        total.lines += lines
+        total.bytes += size
+        total.connections += connections
+        progress(os.path.getsize(source.path))
+    return total
 
 
 def _saved(work: tuple[Source, Mapping[str, array[float]]]) -> tuple[int, int, int]:
@@ -321,10 +330,8 @@ def _cost(trial: Trial, cost: Cost, colours: bool) -> Iterator[str]:
             yield f"  … and {len(suspects) - SHOWN:,} more; --json names them all"
     yield ""
     yield ink("saved: what they did while banned, which would not have happened", HEAD, colours)
-    kinds = ", ".join(
-        f"{kind} {count:,}" for kind, count in cost.kinds.most_common() if kind not in ("accept", "defer")
-    )
-    offences = sum(count for kind, count in cost.kinds.items() if kind not in ("accept", "defer"))
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in cost.kinds.most_common() if kind not in HARMLESS)
+    offences = sum(count for kind, count in cost.kinds.items() if kind not in HARMLESS)
     yield f"{_count(offences, 'offence')}{f' ({kinds})' if kinds else ''}"
     if trial.saved is None:
         yield "lines cannot be counted: that takes a second reading, and a pipe has only one"
@@ -456,6 +463,26 @@ def differences_json(found: Differences, trials: Sequence[Trial]) -> dict[str, A
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+class Bar(Protocol):
+    """Shows how far it is, in bytes of the files; lines for stdout go by it, so as not to run into it."""
+
+    def advance(self, count: float) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+class _Part:
+    """A Bar of several readings of the files."""
+
+    def __init__(self, bar: Bar, readings: int) -> None:
+        self._bar, self._readings = bar, readings
+
+    def advance(self, count: float) -> None:
+        self._bar.advance(count / self._readings)
+
+    def say(self, text: str) -> None:
+        self._bar.say(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What the command line asks for."""
@@ -469,47 +496,54 @@ class Asked:
     cost: bool = False
     compare: str | None = None
 
+    @property
+    def whole(self) -> bool:
+        """The numbers instead of the list."""
+        return self.summary or self.cost
 
-def run(asked: Asked, here: tzinfo, progress: Callable[[int], object]) -> None:
+
+def run(asked: Asked, here: tzinfo, bar: Bar) -> None:
     """Prints all of it. Raises Unreadable and SettingsError."""
     configurations = [Configuration(conf, asked.files, asked.year) for conf in (asked.conf, asked.compare) if conf]
     trials = [
         Trial(each.conf, each.settings, each.settings.judge(asked.own), here, cost=asked.cost)
         for each in configurations
     ]
-    whole = asked.summary or asked.cost
-    if asked.compare is not None:
-        _run_compare(asked, configurations, trials, here, progress)
+    once = configurations[0].reads_as(configurations[-1])
+    if not once and not all(map(_regular, asked.files)):
+        message = "this reads with other filters, so the logs must be read twice; give files, no pipe"
+        raise SettingsError(message, asked.compare or "")
+    bar = _Part(bar, (1 if once else 2) + (len(trials) if asked.cost else 0))
+    if asked.compare is None and not asked.whole and (asked.as_json or not sys.stdout.isatty()):
+        _list(asked, configurations[0], here, bar)
         return
-    sources = configurations[0].sources
-    if not whole and (asked.as_json or not sys.stdout.isatty()):
-        _run_list(asked, configurations[0], here, progress)
-        return
-    for ban in bans(trials[0], sources, progress):
-        if not whole:
-            print(line(ban, here))
-    for trial in trials:
+    found = None
+    if asked.compare is None:
+        for ban in bans(trials[0], configurations[0].sources, bar.advance):
+            if not asked.whole:
+                bar.say(line(ban, here))
+    else:
+        found = _compare(asked, configurations[: 1 if once else 2], trials, here, bar)
+    for trial, each in zip(trials, configurations, strict=True):
         _note(trial.known)
-    _read_again(trials, configurations)
-    if asked.as_json:
-        print(json.dumps(summary_json(trials[0])))
-        return
-    if not whole and trials[0].tally.bans:
-        print()
-    for text in summary(trials[0], here):
-        print(text)
+        if trial.cost is not None:
+            trial.saved = saved(each.sources, trial.cost.spans, bar.advance)
+    if asked.as_json and asked.whole:
+        print(json.dumps(summary_json(trials[0]) if found is None else differences_json(found, trials)))
+    elif not asked.as_json:
+        _tell(asked, found, trials, here, bar)
 
 
-def _run_list(asked: Asked, configuration: Configuration, here: tzinfo, progress: Callable[[int], object]) -> None:
+def _list(asked: Asked, configuration: Configuration, here: tzinfo, bar: Bar) -> None:
     """The bans alone, as fast as it goes."""
     count = 0
     judge = configuration.settings.judge(asked.own)
     known = replay.Known(configuration.settings, judge)
-    found = cores.events(configuration.sources, progress, copies=False, harmless=known.harmless)
+    found = cores.events(configuration.sources, bar.advance, copies=False, harmless=known.harmless)
     decided = replay.bans(judge, known.heard(found) if known.harmless else found)
     for ban in known.carried(decided) if known.wanted else decided:
         count += 1
-        print(json.dumps(row(ban)) if asked.as_json else line(ban, here))
+        bar.say(json.dumps(row(ban)) if asked.as_json else line(ban, here))
     if not asked.as_json:
         print(show.count(count, "ban"), file=sys.stderr)
     _note(known)
@@ -520,46 +554,37 @@ def _note(known: replay.Known) -> None:
         print(f"denyspam: {text}", file=sys.stderr)
 
 
-def _run_compare(
+def _compare(
     asked: Asked,
     configurations: Sequence[Configuration],
     trials: Sequence[Trial],
     here: tzinfo,
-    progress: Callable[[int], object],
-) -> None:
-    whole = asked.summary or asked.cost
-    once = configurations[0].reads_as(configurations[1])
-    if not once and any(not _regular(path) for path in asked.files):
-        raise SettingsError(
-            "this reads with other filters, so the logs must be read twice; give files, no pipe", asked.compare or ""
-        )
-    sources = [each.sources for each in configurations[: 1 if once else 2]]
-    counts = Differences()
-    for found in differences(trials, sources, progress):
+    bar: Bar,
+) -> Differences:
+    """Prints the bans that only one of the two has; returns the counts."""
+    for found in differences(trials, [each.sources for each in configurations], bar.advance):
         if isinstance(found, Differences):
-            counts = found
-        elif not whole:
+            return found
+        if not asked.whole:
             side, ban = found
-            print(json.dumps({"only": trials[side].conf, **row(ban)}) if asked.as_json else side_line(side, ban, here))
-    for trial in trials:
-        _note(trial.known)
-    _read_again(trials, configurations)
-    if asked.as_json and whole:
-        print(json.dumps(differences_json(counts, trials)))
+            told = json.dumps({"only": trials[side].conf, **row(ban)}) if asked.as_json else side_line(side, ban, here)
+            bar.say(told)
+    raise AssertionError("the counts come last")
+
+
+def _tell(asked: Asked, found: Differences | None, trials: Sequence[Trial], here: tzinfo, bar: Bar) -> None:
+    """What follows the list, or stands instead of it."""
+    if found is None:
+        if not asked.whole and trials[0].tally.bans:
+            bar.say("")
+        for text in summary(trials[0], here):
+            bar.say(text)
         return
-    if whole:
-        for text in both_lines(trials, here):
-            print(text)
-    if not asked.as_json:
-        for text in difference_lines(counts, trials):
-            print(text, file=sys.stdout if whole or sys.stdout.isatty() else sys.stderr)
+    for text in both_lines(trials, here) if asked.whole else ():
+        bar.say(text)
+    for text in difference_lines(found, trials):
+        print(text, file=sys.stdout if asked.whole or sys.stdout.isatty() else sys.stderr)
 
 
 def _regular(path: str) -> bool:
     return path != "-" and stat.S_ISREG(os.stat(path).st_mode)
-
-
-def _read_again(trials: Sequence[Trial], configurations: Sequence[Configuration]) -> None:
-    for trial, each in zip(trials, configurations, strict=True):
-        if trial.cost is not None:
-            trial.saved = saved(each.sources, trial.cost.spans)

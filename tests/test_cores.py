@@ -63,3 +63,10 @@ def test_an_end_half_way_leaves_nothing(sources: list[Source], tmp_path: Path, m
     next(stream)
     stream.close()
     assert [name for name in os.listdir(tmp_path) if name.startswith("denyspam-")] == []
+
+
+def test_each_work_on_a_core_of_its_own(sources: list[Source]) -> None:
+    paths = [source.path for source in sources]
+    assert list(cores.each(os.path.getsize, paths, paths, least=0)) == [os.path.getsize(path) for path in paths]
+    with pytest.raises(FileNotFoundError):
+        list(cores.each(os.path.getsize, [*paths, "/nonexistent"], paths, least=0))

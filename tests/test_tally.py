@@ -93,10 +93,11 @@ def test_a_tally() -> None:
     bans = [one for kind, address, at in feed for one in tally.feed(event(kind, address, NOON + at))]
     tally.feed(event("relay", "192.0.2.9", None))
     assert [one.target.name for one in bans] == ["192.0.2.1"]
+    tally.add(bans[0])
     relay, every = tally.table()
     assert (tally.events(relay), relay.hits, relay.bans, len(relay.addresses), relay.median) == (5, 2, 1, 1, 600.0)
     assert (tally.events(every), every.hits, every.bans) == (7, 3, 0)
-    assert (tally.nobody, tally.untimed, tally.first, tally.last) == (1, 1, NOON, NOON + 6)
+    assert (tally.nobody, tally.untimed, tally.first, tally.last) == (1, 1, NOON, NOON + 5)
 
 
 def test_a_kind_without_a_policy_is_shown() -> None:

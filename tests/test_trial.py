@@ -94,7 +94,7 @@ def terminal(folder: Path, *words: object, columns: int = 100, **environment: st
             seen += data
     os.close(main)
     assert process.returncode == 0
-    return seen.decode().replace("\r\n", "\n")
+    return re.sub(r"[^\n]*\r(?!\n)", "", seen.decode()).replace("\r\n", "\n")  # a bar overwritten is not seen
 
 
 def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
