@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from guides import ROOT, blocks, played
 
+from denyspam import alarms, cli, metrics
 from denyspam.grammar import parse_filter
 from denyspam.settings import parse
 
@@ -37,3 +38,25 @@ def test_every_configuration_and_filter_is_one(path: Path) -> None:
 def test_every_link_leads_somewhere(path: Path) -> None:
     for link in re.findall(r"\]\(([^)#:\s]+)\)", path.read_text(encoding="utf-8")):
         assert (path.parent / link).exists(), link
+
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def test_every_alarm_is_told() -> None:
+    assert set(re.findall(r"^\| `([a-z-]+)` \| ", OPERATIONS, re.M)) == set(alarms.NAMES)
+
+
+def test_every_metric_is_told() -> None:
+    table = "\n| metric | type | what |\n|---|---|---|\n" + "".join(
+        f"| `{each.name}` | {each.type} | {each.help} |\n" for each in metrics.METRICS
+    )
+    told = OPERATIONS.split("<!-- metrics -->")[1].split("<!-- /metrics -->")[0]
+    assert told == f"{table}\n", f"docs/operations.md should have this table:\n{table}"
+
+
+def test_every_command_of_operations_is_one() -> None:
+    shown = re.findall(r"`([^`\n]*)`", OPERATIONS) + re.findall(r"^    (.*)$", OPERATIONS, re.M)
+    told = {name for text in shown for name in re.findall(r"^denyspam ([a-z0-9-]+)", text)}
+    assert len(told) > 5
+    assert told <= set(cli.EXAMPLES)
