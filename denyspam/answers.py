@@ -22,7 +22,7 @@ from denyspam.events import ActionError, Ban, Grace, Network, Target, address_te
 from denyspam.guard import Guard
 from denyspam.join import Join
 from denyspam.ledger import Ledger, Row
-from denyspam.logfile import LogFile
+from denyspam.logfile import Logs
 from denyspam.monitor import Monitor, ledger_fault, process
 from denyspam.notify import Notifier
 from denyspam.policy import LOOPBACK, Judge
@@ -48,7 +48,7 @@ class Obeying(Protocol):
     join: Join
     ledger: Ledger
     enforcer: Enforcer
-    logs: dict[str, LogFile]
+    logs: Logs
     counts: Counter[tuple[str, str]]
     rules: Counter[str]
     monitor: Monitor
@@ -106,8 +106,7 @@ class Answers:
             sets = None
         now = time.time()
         logs = {
-            path: {**_log(path, each, now), **self._daemon.monitor.of(path, now)}
-            for path, each in self._daemon.logs.items()
+            path: {**each.facts(now), **self._daemon.monitor.of(path, now)} for path, each in self._daemon.logs.items()
         }
         events: dict[str, dict[str, int]] = {}
         for (kind, name), count in sorted(self._daemon.counts.items()):
@@ -339,34 +338,6 @@ class Answers:
         except ActionError as error:
             raise ValueError(str(error)) from error
         return {"released": len(bans), "fault": self._daemon.enforcer.trouble}
-
-
-def _log(path: str, each: LogFile, now: float) -> dict[str, Any]:
-    """How one log is read. `lag_*`: what is not read yet; by the stamps, while more is known to stand there."""
-    position = marks[-1].offset if (marks := each.tail.position().marks) else 0
-    size = _size(path)
-    return {
-        "present": each.tail.present,
-        "behind": each.tail.behind,
-        "position": position,
-        "size": size,
-        "lag_bytes": None if size is None else max(0, size - position),
-        "lag_seconds": max(0.0, now - each.clock) if each.tail.behind else 0.0,
-        "clock": each.clock,
-        "events": each.events,
-        "overlong": each.tail.overlong,
-        "bad_address": each.scanner.bad_address,
-        "bad_time": each.scanner.bad_time,
-        "skipped": each.tail.overlong + each.scanner.bad_address + each.scanner.bad_time,
-        "lost": each.tail.lost,
-    }
-
-
-def _size(path: str) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
 
 
 def _note(request: dict[str, Any]) -> str:

@@ -707,6 +707,7 @@ def _flush(asked: argparse.Namespace) -> int:
 
 def _check(asked: argparse.Namespace) -> int:
     from denyspam.plugins import Filters, load, load_action
+    from denyspam.sources import usable
 
     conf = asked.conf or CONF
     report: dict[str, Any] = {"filters": {}} if asked.filters else {"logs": {}}
@@ -724,9 +725,9 @@ def _check(asked: argparse.Namespace) -> int:
         return DONE
     settings, logs = load(conf, thorough=True)
     load_action(settings)
+    for note in usable(settings):
+        print(f"denyspam: note: {note}", file=sys.stderr)
     for path, each in logs.items():
-        if not os.path.exists(path):
-            print(f"denyspam: note: {path} does not exist yet", file=sys.stderr)
         report["logs"][path] = [one.name for one in each]
         said.append(f"{path}: filters {', '.join(report['logs'][path])}")
     report["policies"] = [policy.name for policy in settings.policies]

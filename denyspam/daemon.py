@@ -14,7 +14,6 @@ import asyncio
 import errno
 import fcntl
 import gc
-import grp
 import heapq
 import logging
 import os
@@ -45,12 +44,13 @@ from denyspam.guard import FUSED, LATE, Guard, Verdict
 from denyspam.host import own_addresses
 from denyspam.join import HOUR, Join
 from denyspam.ledger import MEMORY, Ledger, damaged
-from denyspam.logfile import LogFile, Unavailable, open_tail
+from denyspam.logfile import NOTHING, LogFile, Logs, Unavailable
 from denyspam.monitor import Monitor
 from denyspam.notify import Notifier, unusable
 from denyspam.plugins import load, load_action, load_providers
 from denyspam.senders import Providers
 from denyspam.settings import Settings
+from denyspam.sources import NotPermitted, Source, usable
 from denyspam.watch import Watch
 
 log = logging.getLogger("denyspam")
@@ -79,10 +79,20 @@ class _Open(NamedTuple):
 class Daemon:
     """One run between two reloads. `serve()` returns what ended it: "stop" or "reload"."""
 
-    def __init__(self, conf: str, loaded: Loaded, ledger: Ledger, notifier: Notifier, flush: bool = False) -> None:
+    def __init__(
+        self,
+        conf: str,
+        loaded: Loaded,
+        ledger: Ledger,
+        notifier: Notifier,
+        flush: bool = False,
+        streams: dict[str, Source] | None = None,
+    ) -> None:
         self.conf = conf
         self.flush = flush  # empty the kernel's sets at a stop
         self.settings, self.filters = loaded
+        # Open sources that cannot be read again: at the start those of the run before, at the end ours for the next.
+        self.streams = {} if streams is None else streams
         self.ledger = ledger
         self.next: Loaded = loaded
         self.ready = False
@@ -108,7 +118,6 @@ class Daemon:
         self.judge = settings.judge(self._own)
         self.copies = Copies()
         self.join = Join()
-        saved = ledger.positions()
         self.withheld: dict[
             Target, str
         ] = {}  # decided, and not carried out, with the reason; "" while that is looked for
@@ -117,10 +126,7 @@ class Daemon:
             providers = Providers(()) if settings.senders is None else load_providers(conf)
             self.guard = Guard(settings, providers, ledger, self.judge, self._verified)
         hints = None if self.guard else self.join.hints  # accepted mail is looked for
-        self.logs = {
-            each.path: LogFile(each, self.filters[each.path], saved.get(each.path), self.started, hints)
-            for each in settings.logs
-        }
+        self.logs = Logs(settings.logs, self.filters, ledger.positions(), self.started, hints, self.streams)
         self.enforcer = Enforcer(
             load_action(settings),
             time.time,
@@ -156,6 +162,8 @@ class Daemon:
             except OSError as error:
                 raise Unavailable(f"the socket {settings.socket} cannot be made: {error.strerror or error}") from error
             await self.monitor.serve(answers.status)
+            for pattern in self.logs.globs:
+                self.ledger.position(pattern, NOTHING, self.started)  # it was looked at: what comes later is new
             self._save()
             # Both take their time, on two cores: the kernel's list and the ledger's.
             starting = asyncio.create_task(self.enforcer.start())
@@ -172,7 +180,8 @@ class Daemon:
             await self._recall()
             if self._done.done():  # stopped meanwhile: nothing may be decided on counters half rebuilt
                 return await self._done
-            watch = Watch(asyncio.get_running_loop(), self.logs, self._wake)
+            watch = Watch(asyncio.get_running_loop(), (), self._wake)
+            watch.follow(self.logs.paths())
             await self._catch_up()
             if self._done.done():
                 return await self._done
@@ -224,9 +233,14 @@ class Daemon:
         await control.stop()
         await self.monitor.stop()
         self._save()
-        for each in self.logs.values():
-            each.tail.close()
-        stopped = self._done.done() and self._done.exception() is None and self._done.result() == "stop"
+        why = self._done.result() if self._done.done() and self._done.exception() is None else "fault"
+        self.streams.clear()
+        if why != "stop":
+            self.streams.update(self.logs.streams())
+        for path, each in self.logs.items():
+            if path not in self.streams:
+                each.source.close()
+        stopped = why == "stop"
         await self.enforcer.stop(keep=not (stopped and self.flush))
         self._commit()
 
@@ -268,7 +282,7 @@ class Daemon:
         try:
             loaded = load(self.conf)
             load_action(loaded[0])
-            usable(loaded[0])
+            _usable(loaded[0], self.logs.streams())
         except (SettingsError, Unavailable) as error:
             log.error("not reloaded, going on as before: %s", error)
             return
@@ -386,10 +400,13 @@ class Daemon:
             self.enforcer.look()
 
     async def _catch_up(self) -> None:
-        """Read and decide up to the ends of the logs as they are now."""
+        """Read and decide up to the ends of the logs as they are now; of a stream nothing stands there."""
         for path, each in self.logs.items():
+            if each.saved is None:
+                each.live = True
+                continue
             self._read(path)
-            while each.tail.behind and not self._done.done():
+            while each.source.behind and not self._done.done():
                 await asyncio.sleep(0)
                 self._read(path)
             each.live = True
@@ -433,7 +450,7 @@ class Daemon:
         pause = time.monotonic() + SLICE
         while True:
             try:
-                blocks = each.tail.read(time.monotonic(), FLOOD if each.tail.behind else PIECE)
+                blocks = each.source.read(time.monotonic(), FLOOD if each.source.behind else PIECE)
             except OSError as error:  # the disk failed under an open file
                 each.say(f"the log cannot be read now: {error}")
                 return
@@ -451,9 +468,9 @@ class Daemon:
             bans = [ban for event in events for ban in decide(event)]
             if bans:
                 self.decided(bans, now)
-            if not each.tail.behind or time.monotonic() > pause:
+            if not each.source.behind or time.monotonic() > pause:
                 break
-        if each.tail.behind and self.ready:
+        if each.source.behind and self.ready:
             self._reading.add(path)
             asyncio.get_running_loop().call_soon(self._read, path)
 
@@ -656,7 +673,13 @@ class Daemon:
     def _tick(self, watch: Watch) -> None:
         # Not a job of apscheduler, which goes by the wall clock: set back by an hour, it would sleep for one.
         self._ticker = asyncio.get_running_loop().call_later(1.0, self._tick, watch)
+        for path in self.logs.look(time.time()):
+            self.logs[path].live = True
+        watch.follow(self.logs.paths())
         watch.poll()
+        if self.logs.ended():
+            log.info("stdin is at its end, and there is no other log: stopping")
+            self.stop()
         self.enforcer.tend()
         if self.ledger.trouble is not None:
             self._begin_ledger_anew(self.ledger.trouble)
@@ -724,7 +747,9 @@ class Daemon:
         """Write how far every log was read, with whatever else waits for the ledger."""
         for path, each in self.logs.items():
             if each.moved:
-                self.ledger.position(path, each.tail.position().text(), each.clock)
+                position = each.saved
+                if position is not None:
+                    self.ledger.position(path, position, each.clock)
                 each.moved = False
         if self.guard is not None:
             self.guard.save()
@@ -753,7 +778,7 @@ class Daemon:
         """One line for the supervisor."""
         words = [f"holding {show.count(len(self.judge.active), 'ban')}, reading {show.count(len(self.logs), 'log')}"]
         words += [] if self.ready else ["reading up on the logs"]
-        words += [f"NOT THERE: {path}" for path, each in self.logs.items() if not each.tail.present]
+        words += [f"NOT THERE: {path}" for path, each in self.logs.items() if not each.source.present]
         words += [f"FAULT: {fault}" for fault in (self.ledger.fault, self.enforcer.trouble) if fault]
         return "; ".join(words)
 
@@ -786,27 +811,21 @@ def run(conf: str, read: Callable[[], Loaded], *, flush: bool = False) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be obeyed: the files are being read anyway
     gc.set_threshold(GARBAGE)
     loaded = read()
-    usable(loaded[0])
+    _usable(loaded[0], {})
     with _locked(loaded[0].state):
         asyncio.run(_run(conf, loaded, flush))
 
 
-def usable(settings: Settings) -> None:
+def _usable(settings: Settings, held: Mapping[str, Source]) -> None:
     """What a configuration that reads well may still lack on this host. Raises SettingsError, Unavailable."""
-    if settings.group is not None:
-        try:
-            grp.getgrnam(settings.group)
-        except KeyError:
-            raise SettingsError(
-                f"there is no group {settings.group[:100]!r}; write one of this host's",
-                settings.file,
-                settings.lines.get("daemon.group", 1),
-            ) from None
     lacking = unusable(settings.notify)
     if lacking is not None:
         raise SettingsError(lacking[1], settings.file, settings.lines.get(f"notify.{lacking[0]}", 1))
-    for each in settings.logs:
-        open_tail(each.path, None, lambda _: None).close()
+    try:
+        for _ in usable(settings, held):
+            pass  # a log that is not there yet is said when it is opened
+    except NotPermitted as error:
+        raise Unavailable(str(error), 77) from error
 
 
 @contextmanager
@@ -943,12 +962,13 @@ async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
 
     beat = None
     notifier = Notifier()
+    streams: dict[str, Source] = {}  # from one run to the next
     state = loaded[0].state
     ledger = open_ledger(state)
     try:
         while True:
             try:
-                daemon = Daemon(conf, loaded, ledger, notifier, flush)
+                daemon = Daemon(conf, loaded, ledger, notifier, flush, streams)
                 beat = beat or loop.create_task(supervisor.beat(status))
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, stop)

@@ -27,7 +27,7 @@ from denyspam.exporter import Exporter
 from denyspam.filter import Filter
 from denyspam.host import zone
 from denyspam.ledger import MEMORY, Ledger
-from denyspam.logfile import LogFile
+from denyspam.logfile import Logs
 from denyspam.notify import Notifier
 from denyspam.settings import LogSettings, Settings
 from denyspam.silence import Silence
@@ -52,7 +52,7 @@ class Monitored(Protocol):
     filters: dict[str, list[Filter]]
     ledger: Ledger
     enforcer: Enforcer
-    logs: dict[str, LogFile]
+    logs: Logs
     notifier: Notifier
 
 
@@ -140,15 +140,22 @@ class Monitor:
         self._clock = clock
         self.alarms = Alarms()
         now = clock()
-        self._logs = {
-            each.path: _Log(each, daemon.filters[each.path], daemon.ledger.kept(f"habit {each.path}"), now)
-            for each in daemon.settings.logs
-        }
+        self._logs: dict[str, _Log] = {}
+        for path in daemon.logs:
+            self._of(path, now)
         self._keep = now + KEEP
         self._turn = 0
         self._exporter: Exporter | None = None
         self._retry = 0.0
         self._starting: asyncio.Task[None] | None = None
+
+    def _of(self, path: str, now: float) -> _Log:
+        """What is noticed of this log; a glob may find one at any time."""
+        if path not in self._logs:
+            each, ledger = self._daemon.logs[path], self._daemon.ledger
+            filters = self._daemon.filters[each.section]
+            self._logs[path] = _Log(each.settings, filters, ledger.kept(f"habit {path}"), now)
+        return self._logs[path]
 
     async def serve(self, snapshot: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         """Serves the metrics of this snapshot, where the settings say so."""
@@ -194,11 +201,15 @@ class Monitor:
     def sees(self, path: str, data: bytes, now: float) -> None:
         """Some whole lines of a log, as they were read."""
         each = self._daemon.logs[path]
-        self._logs[path].sees(data, now, each.live and not each.tail.behind)
+        self._of(path, now).sees(data, now, each.live and not each.source.behind)
 
     def minutely(self, now: float) -> None:
-        for path, each in self._logs.items():
-            each.minutely(now, self.alarms, self._daemon.logs[path].tail.present)
+        for path in self._logs.keys() - self._daemon.logs.keys():
+            del self._logs[path]  # a glob's file that is gone
+            for kind in ("log-stopped", "lines-untaken", "stamps-skewed"):
+                self.alarms.clear(kind, now, path)
+        for path, log in self._daemon.logs.items():
+            self._of(path, now).minutely(now, self.alarms, log.source.present)
         if now >= self._keep:
             self.keep(now)
 
@@ -210,7 +221,7 @@ class Monitor:
 
     def of(self, path: str, now: float) -> dict[str, Any]:
         """What `status` tells of one log besides."""
-        each = self._logs[path]
+        each = self._of(path, now)
         return {
             "silent": max(0.0, now - each.heard),
             "silence_limit": each.silence.limit(each.heard, now),

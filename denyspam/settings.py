@@ -1,9 +1,9 @@
 """settings: the text of denyspam.conf -> Settings. Pure; every default lives here, once.
 
-Sections `[daemon]`, `[log PATH]` (one or more) and `[policy]`, where they are wanted `[senders]` and `[fuse]`; `key =
-value`, an indented line goes on with the value above it, `#` starts a comment at the line's start or after a blank. An
-unknown or doubled section or key is an error. Every error names the file and the line and says what to write instead;
-it quotes at most QUOTE characters.
+Sections `[daemon]`, `[log PATH]`, `[journal]` or `[syslog PLACE]` (one or more of them) and `[policy]`, where they are
+wanted `[senders]` and `[fuse]`; `key = value`, an indented line goes on with the value above it, `#` starts a comment
+at the line's start or after a blank. An unknown or doubled section or key is an error.
+Every error names the file and the line and says what to write instead; it quotes at most QUOTE characters.
 """
 
 from __future__ import annotations
@@ -30,13 +30,21 @@ SUBMISSION = 587  # where the domain's own users send from; banned there only wi
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """One `[log PATH]`. `filters` are names in the order asked, or ("auto",) for all that are shipped."""
+    """One `[log PATH]`, `[journal]` or `[syslog PLACE]`. `filters` are names in the order asked, or ("auto",) for all
+    that are shipped."""
 
-    path: str
+    path: str  # its name: the path, also a glob's, or "-"; or the whole section, as "syslog 127.0.0.1:5514"
     filters: tuple[str, ...] = ("auto",)
     timezone: str | None = None  # None: the host's
     stamp: str = "line"  # or "none": the time is that of arrival
     line: int = 1
+    kind: str = "log"  # or journal, syslog
+    place: str | tuple[str, int] = ""  # journal: a folder ("": the host's own); syslog: a path, or address and port
+    units: tuple[str, ...] = ()  # journal: of these units alone
+    match: tuple[str, ...] = ()  # journal: FIELD=VALUE, as journalctl takes them
+    namespace: str = ""  # journal: not the default one
+    group: str | None = None  # syslog, unix: whose members may write there, besides root
+    peers: tuple[Network, ...] = ()  # syslog, UDP: who may send
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +179,13 @@ def parse(text: str, file: str) -> Settings:
             raise daemon["metrics"].wrong(
                 f"other hosts reach {host}; write 127.0.0.1 or [::1], or add `metrics_remote = yes` to let them ask"
             )
-    logs = tuple(_log(name[4:], line, keys) for name, (line, keys) in sections.items() if name.startswith("log "))
+    logs = tuple(
+        _log(name, line, keys, file) for name, (line, keys) in sections.items() if name.partition(" ")[0] in SOURCES
+    )
     if not logs:
-        raise SettingsError("no [log PATH] section; write for example `[log /var/log/mail.log]`", file, last)
+        raise SettingsError(
+            "no [log PATH] section; write for example `[log /var/log/mail.log]`, or `[journal]`", file, last
+        )
     if "policy" not in sections:
         raise SettingsError("no [policy] section; write `[policy]` and `virus = 5 in 15m -> ban 1h`", file, last)
     line, policies = sections["policy"]
@@ -265,28 +277,67 @@ def _section_name(text: str, file: str, line: int) -> str:
     if not text.endswith("]"):
         raise SettingsError(f"{quote(text)} has no closing bracket; write `[daemon]`", file, line)
     words = text[1:-1].split(None, 1)
-    if words and words[0] == "log":
-        if len(words) == 1:
-            raise SettingsError("[log] names no file; write `[log /var/log/mail.log]`", file, line)
-        if not words[1].startswith("/") or "\0" in words[1]:
-            raise SettingsError(f"{quote(words[1])} is no absolute path; write `[log /var/log/...]`", file, line)
-        return f"log {words[1].strip()}"
+    kind, place = [*words, "", ""][:2]
+    place = place.strip()
+    if kind in SOURCES:
+        _, example, noun = SOURCES[kind]
+        if not place and kind != "journal":
+            raise SettingsError(f"[{kind}] names no {noun}; write `[{kind} {example}]`", file, line)
+        wrong = "\0" in place or (kind != "syslog" and place and not place.startswith("/"))
+        if wrong and (kind, place) != ("log", "-"):
+            raise SettingsError(f"{quote(place)} is no absolute path; write `[{kind} {example}]`", file, line)
+        return f"{kind} {place}".strip()
     if words in (["daemon"], ["policy"], ["senders"], ["fuse"], ["notify"]):
         return words[0]
-    raise SettingsError(
-        f"unknown section {quote(text)}; write [daemon], [log PATH], [policy], [senders], [fuse] or [notify]",
-        file,
-        line,
-    )
+    known = "[daemon], [log PATH], [journal], [syslog PLACE], [policy], [senders], [fuse] or [notify]"
+    raise SettingsError(f"unknown section {quote(text)}; write {known}", file, line)
 
 
-def _log(path: str, line: int, keys: Mapping[str, _Value]) -> LogSettings:
+def _log(section: str, line: int, keys: Mapping[str, _Value], file: str) -> LogSettings:
+    kind, _, path = section.partition(" ")
+    known = SOURCES[kind][0]
     given: dict[str, Any] = {}
     for key, value in keys.items():
-        if key not in LOG:
-            raise value.wrong(f"unknown key {quote(key)} in [log {path[:QUOTE]}]; write one of {', '.join(LOG)}")
-        given[key] = LOG[key](value)
-    return LogSettings(path=path, line=keys["filters"].line if "filters" in keys else line, **given)
+        if key not in known:
+            raise value.wrong(f"unknown key {quote(key)} in [{section[:QUOTE]}]; write one of {', '.join(known)}")
+        given[LOG_FIELDS.get(key, key)] = known[key](value)
+    here = keys["filters"].line if "filters" in keys else line
+    if kind == "log":
+        return LogSettings(path=path, line=here, **given)
+    made = LogSettings(path=section, line=here, kind=kind, place=path, **given)
+    if kind == "journal":
+        if made.place and made.namespace:
+            raise keys["namespace"].wrong("a folder has no namespaces; leave one of them out")
+        return made
+    if path.startswith("/"):
+        if len(path.encode()) > SOCKET:
+            raise SettingsError(f"a socket's path has at most {SOCKET} bytes; write a shorter one", file, line)
+        if made.peers:
+            raise keys["from"].wrong("a unix socket's writers have no address; write `group =` to let some in")
+        return made
+    return _udp(made, path, keys, file, line)
+
+
+def _udp(made: LogSettings, path: str, keys: Mapping[str, _Value], file: str, line: int) -> LogSettings:
+    """The section of a UDP socket, with its address and port."""
+    text, _, port = path.rpartition(":")
+    try:
+        address = ip_address(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
+        if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65_535):
+            raise ValueError
+    except ValueError:
+        better = "write `[syslog /run/denyspam/log]`, `[syslog 127.0.0.1:5514]` or `[syslog [::1]:5514]`"
+        raise SettingsError(f"{quote(path)} is no place to listen at; {better}", file, line) from None
+    if made.group is not None:
+        raise keys["group"].wrong("a UDP socket has no group; write `from =` with the addresses that may send")
+    if not address.is_loopback and not made.peers:
+        raise SettingsError(
+            f"whoever reaches {address} could accuse anybody; write `from = ` with the addresses of the hosts that "
+            "send there, or listen on 127.0.0.1",
+            file,
+            line,
+        )
+    return replace(made, place=(str(address), int(port)))
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -471,6 +522,26 @@ def _filters(value: _Value) -> tuple[str, ...]:
     return tuple(_name(replace(value, text=word)) for word in words)
 
 
+def _units(value: _Value) -> tuple[str, ...]:
+    words = _words(value)
+    for word in words:
+        if not re.fullmatch(r"[A-Za-z0-9:_.\\@-]{1,255}", word):
+            raise value.wrong(f"{quote(word)} is no unit's name; write for example `units = postfix, dovecot.service`")
+    if not words:
+        raise value.wrong("no unit named; write for example `units = postfix, dovecot`")
+    return tuple(words)
+
+
+def _match(value: _Value) -> tuple[str, ...]:
+    words = value.text.split()
+    for word in words:
+        if word != "+" and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}=\S*", word):
+            raise value.wrong(f"{quote(word)} is no match; write FIELD=VALUE, as for journalctl: SYSLOG_FACILITY=2")
+    if not words or "+" in (words[0], words[-1]):
+        raise value.wrong("write FIELD=VALUE, or several with + for `or`: SYSLOG_FACILITY=2 + _COMM=spamd")
+    return tuple(words)
+
+
 def _accepted(value: _Value) -> dict[str, Any]:
     if value.text == "no":
         return {"days": 0}
@@ -570,4 +641,18 @@ LOG: dict[str, Callable[[_Value], Any]] = {
     "filters": _filters,
     "timezone": _timezone,
     "stamp": _choice("line", "none"),
+}
+JOURNAL: dict[str, Callable[[_Value], Any]] = {
+    "filters": _filters,
+    "units": _units,
+    "match": _match,
+    "namespace": _name,
+}
+SYSLOG: dict[str, Callable[[_Value], Any]] = {**LOG, "group": _name, "from": _networks}
+LOG_FIELDS = {"from": "peers"}  # a word that Python keeps for itself
+# Kind of section -> its keys, an example of what stands behind its name, and what that is called.
+SOURCES = {
+    "log": (LOG, "/var/log/...", "file"),
+    "journal": (JOURNAL, "/var/log/journal/remote", "folder"),
+    "syslog": (SYSLOG, "/run/denyspam/log", "socket"),
 }

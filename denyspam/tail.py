@@ -123,6 +123,7 @@ class Block:
     offset: int  # of the first byte, in its own file (in the decompressed text)
     number: int  # of the first line, 1-based; 0: unknown
     data: bytes  # ends in b"\n"
+    arrived: float | None = None  # epoch seconds, where that is known of what is read again
 
 
 class _Moved(Exception):
@@ -199,6 +200,30 @@ class _File:
 
     def begins_like(self, mark: Mark) -> bool:
         return _hash(self.at(0, min(WITNESS, mark.offset))) == mark.head
+
+
+def identity_of(path: str) -> Identity | None:
+    """Of the file at this path; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def rotated_from(path: str) -> tuple[str, ...] | None:
+    """The logs that this may be an older part of, by its name: mail.log of mail.log-20261121 and mail-20261121.log.
+
+    () where the name can be no log's that is still written: mail.log.1, mail.log.old, anything compressed. None where
+    it is not that of an older part.
+    """
+    folder, name = os.path.split(path)
+    if name.endswith(COMPRESSED) or re.search(r"\.(?:\d{1,3}|old)$", name):
+        return ()
+    stem, extension = os.path.splitext(name)
+    logs = [name[:at] for at in range(1, len(name)) if ROTATED.fullmatch(name, at)]
+    logs += [stem[:at] + extension for at in range(1, len(stem)) if ROTATED.fullmatch(stem, at)]
+    return tuple(os.path.join(folder, log) for log in logs) or None
 
 
 def decompress(stream: BinaryIO, suffix: str) -> Text:
@@ -399,6 +424,7 @@ class Tail:
     ) -> None:
         self.path = path
         self.behind = False  # the last read() stopped at its limit, not at the end
+        self.ended = False  # a file may always grow
         self.present = False  # the path is a readable file
         self.lost = 0  # times that a position was not found again
         self.rotations = 0
@@ -480,6 +506,24 @@ class Tail:
         if self._anchor:
             return Position((self._anchor,))
         return Position(tuple(source.mark() for source in self._sources[:1]))
+
+    @property
+    def identities(self) -> set[Identity]:
+        """Of the files that are open."""
+        return {source.file.identity for source in self._sources}
+
+    def fileno(self) -> int:
+        """-1: the kernel tells of a file's growth by its path (watch)."""
+        return -1
+
+    def facts(self) -> dict[str, int | None]:
+        """What `status` says of a file: where reading stands in it, and how large it is now."""
+        marks = self.position().marks
+        try:
+            size: int | None = os.stat(self.path).st_size
+        except OSError:
+            size = None
+        return {"position": marks[-1].offset if marks else 0, "size": size}
 
     @property
     def overlong(self) -> int:

@@ -2,9 +2,11 @@
 
     watch = Watch(loop, ["/var/log/mail.log"], wake)      # wake(path) is called on the loop
     watch.poll()                                          # once a second: wakes all, and re-arms what was missing
+    watch.follow({"/var/log/mail.log": None, "syslog 127.0.0.1:5514": 7})    # these from now on; 7 is a descriptor
 
 Edge. Each file is watched for writes and its folder for files that come and go, so a log that appears or is replaced
 wakes at once. A rotated file stays watched (inotify follows the inode) until it is deleted or two newer ones came.
+What has a descriptor of its own (a socket, a FIFO, the journal) wakes when that is readable.
 Nothing here decides anything: a lost, doubled or needless wake costs one stat. Where the kernel gives no events (NFS,
 overlays, no inotify instance or watch left) only poll() wakes, silently.
 
@@ -18,7 +20,8 @@ import asyncio
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 import pyinotify
 
@@ -48,6 +51,8 @@ class Watch:
         self._paths = list(dict.fromkeys(paths))
         self._files: dict[str, list[int]] = {path: [] for path in self._paths}  # watches, oldest first
         self._folders: dict[int, dict[str, set[str]]] = {}  # watch: name in the folder: paths that it is
+        self._descriptors: dict[str, Callable[[], int]] = {}
+        self._listening: dict[str, int] = {}  # those of them that the loop watches
         self._manager: pyinotify.WatchManager | None = None
         self._fd = -1
         try:
@@ -61,14 +66,50 @@ class Watch:
             self._arm(path)
         loop.add_reader(self._fd, self._ready)
 
+    def follow(self, paths: Mapping[str, Callable[[], int] | None]) -> None:
+        """These from now on: a path to be watched has None, all else a call that gives its descriptor (-1: none now).
+        Doing it again listens to the descriptors that they have by now."""
+        self._paths = list(paths)
+        for path in [path for path in self._files if path not in paths]:
+            for watch in self._files.pop(path):
+                self._remove(watch)
+            for known in self._folders.values():
+                for names in known.values():
+                    names.discard(path)
+        self._descriptors = {path: descriptor for path, descriptor in paths.items() if descriptor is not None}
+        for path in list(self._listening):
+            self._deafen(path)  # its number may be that of another file by now
+        for path, descriptor in self._descriptors.items():
+            self._listen(path, descriptor())
+        for path in paths.keys() - self._descriptors.keys() - self._files.keys():
+            self._files[path] = []
+            self._arm(path)
+
+    def _listen(self, path: str, descriptor: int) -> None:
+        if descriptor >= 0:
+            with suppress(PermissionError):  # a regular file as stdin: poll() has to do
+                self._loop.add_reader(descriptor, self._heard, path, descriptor)
+                self._listening[path] = descriptor
+
+    def _heard(self, path: str, descriptor: int) -> None:
+        self._wake(path)
+        if path in self._listening and self._descriptors[path]() != descriptor:
+            self._deafen(path)
+
+    def _deafen(self, path: str) -> None:
+        self._loop.remove_reader(self._listening.pop(path))
+
     def poll(self) -> None:
         """Wake all. To be called every second or so: the fallback where no event comes, and the way back after a
         folder above the log's was replaced, which the kernel tells nobody."""
         for path in self._paths:
-            self._arm(path)
+            if path not in self._descriptors:
+                self._arm(path)
             self._wake(path)
 
     def close(self) -> None:
+        for path in list(self._listening):
+            self._deafen(path)
         if self._manager is not None:
             self._loop.remove_reader(self._fd)
             self._manager.close()

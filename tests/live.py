@@ -17,7 +17,8 @@ from netns import Namespace
 
 from denyspam import control
 
-PATIENCE = 60.0  # seconds before a condition that must come true is given up
+# Seconds before a condition that must come true is given up.
+PATIENCE = float(os.environ.get("DENYSPAM_PATIENCE", "60"))
 DENYSPAM = (sys.executable, "-m", "denyspam.cli")
 POLICY = "virus = 5 in 15m -> ban 1h\nrelay = 5 in 15m -> ban 1h\nreject = 20 in 15m -> ban 1h\n"
 

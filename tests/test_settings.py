@@ -97,7 +97,8 @@ def test_several_logs_and_policies_keep_their_order() -> None:
         ("[daemon]", "x.conf:2: [daemon] stands twice"),
         (
             "[deamon]",
-            "x.conf:2: unknown section '[deamon]'; write [daemon], [log PATH], [policy], [senders], [fuse] or [notify]",
+            "x.conf:2: unknown section '[deamon]'; write [daemon], [log PATH], [journal], [syslog PLACE], [policy], "
+            "[senders], [fuse] or [notify]",
         ),
         ("[log]", "x.conf:2: [log] names no file"),
         ("[log mail.log]", "x.conf:2: 'mail.log' is no absolute path"),
@@ -113,7 +114,8 @@ def test_mistakes(line: str, message: str) -> None:
 
 
 def test_what_is_missing_is_told_at_the_end() -> None:
-    assert wrong("") == "x.conf:1: no [log PATH] section; write for example `[log /var/log/mail.log]`"
+    missing = "x.conf:1: no [log PATH] section; write for example `[log /var/log/mail.log]`, or `[journal]`"
+    assert wrong("") == missing
     assert wrong("[daemon]\nports = 25\n[log /a]\n").startswith("x.conf:3: no [policy] section")
     assert wrong("[log /a]\n[policy]\n").startswith("x.conf:2: [policy] is empty")
     assert wrong("ports = 25\n").startswith("x.conf:1: 'ports' stands before any section")
@@ -153,3 +155,55 @@ def test_kinds_come_from_the_six_or_from_filters() -> None:
 def test_numbers_and_paths_too_long(line: str) -> None:
     with pytest.raises(SettingsError, match=r"^c:2: "):
         parse(f"[daemon]\n{line}\n[log /a]\n[policy]\nvirus = 5 in 15m -> ban 1h\n", "c")
+
+
+def test_sources() -> None:
+    text = """
+[log -]
+filters = postfix
+[log /var/log/exim4/*.log]
+[journal]
+units = postfix, dovecot.service
+match = PRIORITY=4 PRIORITY=5 + _COMM=spamd
+[journal /var/log/journal/remote]
+[syslog /run/denyspam/log]
+group = adm
+[syslog 127.0.0.1:5514]
+stamp = none
+[syslog [::]:514]
+from = 192.0.2.0/24, 2001:db8::/32
+[policy]
+virus = 5 in 15m -> ban 1h
+"""
+    stdin, glob, journal, remote, unix, udp, far = parse(text, "x.conf").logs
+    assert (stdin.path, stdin.kind, glob.path) == ("-", "log", "/var/log/exim4/*.log")
+    assert (journal.path, journal.kind, journal.units) == ("journal", "journal", ("postfix", "dovecot.service"))
+    assert journal.match == ("PRIORITY=4", "PRIORITY=5", "+", "_COMM=spamd")
+    assert (remote.path, remote.place) == ("journal /var/log/journal/remote", "/var/log/journal/remote")
+    assert (unix.path, unix.place, unix.group) == ("syslog /run/denyspam/log", "/run/denyspam/log", "adm")
+    assert (udp.path, udp.place, udp.stamp) == ("syslog 127.0.0.1:5514", ("127.0.0.1", 5514), "none")
+    assert (far.place, [str(each) for each in far.peers]) == (("::", 514), ["192.0.2.0/24", "2001:db8::/32"])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[syslog]", "x.conf:1: [syslog] names no socket; write `[syslog /run/denyspam/log]`"),
+        ("[syslog 0.0.0.0:514]", "x.conf:1: whoever reaches 0.0.0.0 could accuse anybody; write `from = "),
+        ("[syslog 127.0.0.1]", "x.conf:1: '127.0.0.1' is no place to listen at; write"),
+        ("[syslog 127.0.0.1:0]", "x.conf:1: '127.0.0.1:0' is no place to listen at; write"),
+        ("[syslog localhost:514]", "x.conf:1: 'localhost:514' is no place to listen at; write"),
+        ("[syslog 127.0.0.1:514]\ngroup = adm", "x.conf:2: a UDP socket has no group; write `from ="),
+        ("[syslog /run/log]\nfrom = 192.0.2.1", "x.conf:2: a unix socket's writers have no address; write `group ="),
+        ("[syslog /" + 200 * "x" + "]", "x.conf:1: a socket's path has at most 107 bytes"),
+        ("[syslog /run/log]\nunits = x", "x.conf:2: unknown key 'units' in [syslog /run/log]; write one of filters"),
+        ("[journal system]", "x.conf:1: 'system' is no absolute path; write `[journal /var/log/journal/remote]`"),
+        ("[journal]\ntimezone = UTC", "x.conf:2: unknown key 'timezone' in [journal]; write one of filters, units"),
+        ("[journal]\nunits = post*fix", "x.conf:2: 'post*fix' is no unit's name"),
+        ("[journal]\nmatch = _PID", "x.conf:2: '_PID' is no match; write FIELD=VALUE"),
+        ("[journal]\nmatch = _PID=1 +", "x.conf:2: write FIELD=VALUE, or several with +"),
+        ("[journal /x]\nnamespace = mail", "x.conf:2: a folder has no namespaces; leave one of them out"),
+    ],
+)
+def test_mistakes_in_sources(text: str, message: str) -> None:
+    assert wrong(f"{text}\n[policy]\nvirus = 5 in 15m -> ban 1h\n").startswith(message)
