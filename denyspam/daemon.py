@@ -79,7 +79,7 @@ class _Open(NamedTuple):
 class Daemon:
     """One run between two reloads. `serve()` returns what ended it: "stop" or "reload"."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         conf: str,
         loaded: Loaded,
