@@ -61,9 +61,18 @@ class Unreadable(Exception):
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
 
+# A policy's ban with a note was withheld: decided and not carried out, and the note says why.
 BANS = """
-SELECT network, ports, rule, since, until, hits, note, state, ended, end_note, lines.text
+SELECT network, ports, rule, since, until, hits, note, state, ended, end_note, lines.text,
+    file IS NOT NULL AND note <> ''
 FROM bans LEFT JOIN lines ON lines.ban = bans.id WHERE since >= ? AND since < ? ORDER BY since, bans.id
+"""
+BEFORE = """
+SELECT count(*), count(DISTINCT network) FROM bans
+WHERE since >= ? AND since < ? AND NOT (file IS NOT NULL AND note <> '')
+"""
+HOLDING = """
+SELECT count(*) FROM bans WHERE ended IS NULL AND until > ? AND NOT (file IS NOT NULL AND note <> '')
 """
 
 
@@ -104,27 +113,25 @@ def _read(database: sqlite3.Connection, review: Review) -> dict[str, Any]:
         raise sqlite3.NotSupportedError(f"it was written by {newer} denyspam (schema {version}, this reads {SCHEMA})")
     begin, end = review.begin, review.end
     database.execute("BEGIN")  # all of it as of one moment
-    for entry in _entries(database.execute(BANS, (begin, end))):
-        review.add(entry)
+    for entry, withheld in _entries(database.execute(BANS, (begin, end))):
+        (review.withhold if withheld else review.add)(entry)
     oldest = database.execute("SELECT min(since) FROM bans").fetchone()[0]
     earlier = 2 * begin - end
-    before = "SELECT count(*), count(DISTINCT network) FROM bans WHERE since >= ? AND since < ?"
-    bans, addresses = database.execute(before, (earlier, begin)).fetchone()
+    bans, addresses = database.execute(BEFORE, (earlier, begin)).fetchone()
     return {
         "oldest": oldest,
-        "holding": database.execute("SELECT count(*) FROM bans WHERE ended IS NULL AND until > ?", (end,)).fetchone()[
-            0
-        ],
+        "holding": database.execute(HOLDING, (end,)).fetchone()[0],
         "before": {"bans": bans, "addresses": addresses} if oldest is not None and oldest <= earlier else None,
         "read": dict(database.execute("SELECT log, clock FROM positions ORDER BY log")),
     }
 
 
-def _entries(rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
-    for network, ports, rule, since, until, hits, note, state, ended, end_note, lines in rows:
+def _entries(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Entry, bool]]:
+    """Each with whether it was withheld."""
+    for network, ports, rule, since, until, hits, note, state, ended, end_note, lines, withheld in rows:
         target = Target.named(network, tuple(map(int, ports.split())))
         ban = Ban(target, rule, since, until, hits, note=note)
-        yield Entry(ban, state, ended, end_note or "", list(_lines(lines or b"")))
+        yield Entry(ban, state, ended, end_note or "", list(_lines(lines or b""))), bool(withheld)
 
 
 def _lines(packed: bytes) -> Iterator[Line]:
@@ -310,6 +317,8 @@ def sentences(numbers: Mapping[str, Any]) -> Iterator[str]:
             yield f"{_many(again, 'address', 'addresses')} came back after a ban and had to be banned again."
         if numbers["released"]:
             yield f"{_many(numbers['released'], 'ban was', 'bans were')} ended early by an administrator."
+    if numbers["withheld_count"]:
+        yield f"{_many(numbers['withheld_count'], 'ban was', 'bans were')} decided, and withheld."
     wrong = [each for each in numbers["logs"] if each["present"] is False]
     if numbers["alarms"]:
         yield f"{_many(len(numbers['alarms']), 'alarm needs', 'alarms need')} attention: see Health."

@@ -1,6 +1,7 @@
 """review: the bans of a period, as numbers for people: what `report` tells. Pure.
 
     Review.add(entry)     each ban of the ledger that began in the period, with the lines of its evidence
+    Review.withhold(…)    those that were decided and not carried out
     Review.told(most)     everything, as one object for JSON and for the page alike
 
 Where an address is comes from records of .mmdb files, whoever made them: place() reads those of MaxMind, DB-IP, IPinfo
@@ -160,6 +161,7 @@ class Review:
         self._filters: dict[str, list[float]] = {}  # name -> [lines, time of the last]
         self._examples: dict[str, Entry] = {}
         self._hands: list[Entry] = []
+        self._withheld: list[Entry] = []
 
     def add(self, entry: Entry) -> None:
         """In the order in which they began."""
@@ -188,6 +190,10 @@ class Review:
             self._examples[ban.rule] = entry
         if ban.rule in BY_HAND or entry.state == "released":
             self._hands.append(entry)
+
+    def withhold(self, entry: Entry) -> None:
+        """A ban that was decided, and not carried out; its note says why."""
+        self._withheld.append(entry)
 
     def told(self, most: int = 10) -> dict[str, Any]:
         """All numbers; of each list that could be long the first `most` rows. Times are epoch seconds."""
@@ -223,6 +229,8 @@ class Review:
             "examples": [_example(entry) for _, entry in sorted(self._examples.items())],
             "by_hand": [_hand(entry) for entry in reversed(self._hands[-most:])],
             "by_hand_count": len(self._hands),
+            "withheld": [_hand(entry) for entry in reversed(self._withheld[-most:])],
+            "withheld_count": len(self._withheld),
         }
 
     def _durations(self) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ def database(month: Path) -> Iterator[sqlite3.Connection]:
     made.close()
 
 
-IN = "FROM bans WHERE since >= ? AND since < ?"
+IN = "FROM bans WHERE since >= ? AND since < ? AND NOT (file IS NOT NULL AND note <> '')"
 PERIOD = (UNTIL - 20 * DAY, UNTIL)
 
 
@@ -139,6 +139,28 @@ def test_filters_and_lines(numbers: dict[str, Any], month: Path, database: sqlit
     assert {each["path"]: each["clock"] for each in numbers["logs"]} == dict(
         database.execute("SELECT log, clock FROM positions")
     )
+
+
+def test_a_withheld_ban_is_none(tmp_path: Path) -> None:
+    conf = tmp_path / "denyspam.conf"
+    conf.write_text(pictures.CONF.format(tmp_path).replace("mmdb", "#mmdb"))
+    (tmp_path / "state").mkdir()
+    ledger = Ledger(str(tmp_path / "state/ledger.db"), UNTIL)
+    for number, since in enumerate((UNTIL - 60, UNTIL - 50, UNTIL - 1.5 * DAY, UNTIL - 3 * DAY)):
+        target = Target.named(f"192.0.2.{number}", (25,))
+        made = ledger.decide(Ban(target, "relay", since, UNTIL + DAY, 5, mark=("mail.log", number)), "active")
+        if number in (1, 2):
+            ledger.withhold(made, "a customer sends from there")
+    ledger.commit()
+    ledger.close()
+    found, _ = load(str(conf))
+    told = report.told(found, UNTIL - DAY, UNTIL, timezone.utc)
+    assert (told["bans"], told["holding"], told["withheld_count"]) == (1, 2, 1)
+    assert told["before"] == {"bans": 0, "addresses": 0}
+    assert [(each["address"], each["note"]) for each in told["withheld"]] == [
+        ("192.0.2.1", "a customer sends from there")
+    ]
+    assert "a customer sends from there" in "".join(check(report.page(told, timezone.utc)).itertext())
 
 
 def test_by_hand(numbers: dict[str, Any]) -> None:
@@ -239,8 +261,11 @@ def hostile(folder: Path, text: str) -> dict[str, Any]:
     word = plain.replace(" ", "_")
     line = Event(UNTIL - 50, "virus", "192.0.2.7", word, None, None, plain, 0, 1, plain.encode("utf-8", "replace"))
     target = Target.named("192.0.2.7", (25,))
-    for rule, state in (("relay", "released"), ("manual", "active"), (text, "expired")):
-        number = ledger.decide(Ban(target, rule, UNTIL - 50, UNTIL + 50, 5, (line,), text, ("f", 0)), "active")
+    for rule, state in (("relay", "released"), ("manual", "active"), (text, "expired"), ("virus", "withheld")):
+        number = ledger.decide(Ban(target, rule, UNTIL - 50, UNTIL + 50, 5, (line,), "", ("f", 0)), "active")
+        if state == "withheld":
+            ledger.withhold(number, text)
+            continue
         if state != "active":
             ledger.end(number, state, UNTIL - 10, text)
     ledger.position(text, "{}", UNTIL)
