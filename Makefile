@@ -6,8 +6,9 @@ MODE   ?= enforce
 BIN    := .venv/bin
 
 LINES  ?= 3000000
+MINUTES ?= 30
 
-.PHONY: pictures agree help run test check venv system score bench deb deb-test clean
+.PHONY: pictures agree help run test check venv system score soak faults bench deb deb-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +18,8 @@ help:
 	@echo "make check           the linters and the type checker alone"
 	@echo "make score           what the filters find in labelled lines"
 	@echo "make agree           the fast reading of logs against the simple one (LINES=3000000)"
+	@echo "make soak            a daemon under load, with faults, for half an hour (MINUTES=30)"
+	@echo "make faults          the tests of faults in their long form (a quarter of an hour)"
 	@echo "make bench           measure speed, memory and the firewall, and write docs/benchmarks.md (a quarter of an hour)"
 	@echo "make pictures        the pictures of docs/, made by a browser of a made-up month (chromium; a minute)"
 	@echo "make deb             build dist/denyspam.deb, a package for this release of Debian or Ubuntu"
@@ -46,6 +49,12 @@ score: venv
 
 agree: venv
 	@$(BIN)/python tests/agree.py $(LINES)
+
+soak: venv
+	@$(BIN)/python tests/soak.py --minutes $(MINUTES)
+
+faults: venv
+	@DENYSPAM_KILLS=34 DENYSPAM_FAULTS=20 DENYSPAM_ROTATIONS=100 $(BIN)/pytest tests/test_kill.py tests/test_faults*.py
 
 bench: venv
 	@$(BIN)/python -m bench
