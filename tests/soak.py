@@ -40,6 +40,7 @@ from pathlib import Path
 from random import Random
 
 import forge
+import live as lives
 from live import Live, live, until
 from netns import Network
 
@@ -233,6 +234,7 @@ def difference(found: list[Decision], wanted: list[Decision]) -> str:
 def soak(folder: Path, network: Network, seconds: float, rotation: float, seed: int = 1) -> Outcome:
     """The whole of it; see the module's docstring."""
     outcome, chance = Outcome(), Random(seed)
+    lives.PATIENCE = 600.0  # a backlog of a loaded machine
     with live(folder, network.server) as daemon:
         daemon.configure(policy=POLICY)
         good = daemon.conf.read_text()
