@@ -475,9 +475,15 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
             ("bad_address", "addresses unreadable"),
             ("bad_time", "times unusable"),
             ("lost", "times its place was lost"),
+            ("dropped", "datagrams dropped by the kernel"),
+            ("strangers", "datagrams of strangers"),
         ):
-            if log[key]:
+            if log.get(key):
                 words.append(f"{log[key]} {text}")
+        if log["ended"]:
+            words.append("at its end")
+        if not log["again"]:
+            words.append("cannot be read again: counts begin anew at a restart")
         yield f"{path}: " + ", ".join(words)
     for channel in status["notify"]:
         waits = ", one waits" if channel["waiting"] else ""
@@ -1082,6 +1088,9 @@ def _readable(files: Sequence[str]) -> Sequence[str]:
             try:
                 if stat.S_ISFIFO(os.stat(path).st_mode):
                     continue  # opened twice, its writer would meet a closed pipe
+                if os.path.isdir(path):
+                    os.scandir(path).close()  # a journal's
+                    continue
                 with open(path, "rb"):
                     pass
             except OSError as error:

@@ -296,7 +296,7 @@ class Daemon:
 
     def _remember(self) -> None:
         """The ledger's bans, but for those that ended since, or whose address is allowed by now."""
-        rows = self.ledger.since(min(*map(self._oldest, self.logs.values()), self.started - self.judge.memory))
+        rows = self.ledger.since(min([*map(self._oldest, self.logs.values()), self.started - self.judge.memory]))
         self.judge.remember(row.past for row in rows)
         self.judge.grace(self.ledger.graces(self.started - self.judge.memory))
         active = self.judge.active

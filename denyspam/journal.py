@@ -26,7 +26,7 @@ import ctypes
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from glob import escape, glob
@@ -383,10 +383,12 @@ class Journal:
             self._reader = None
 
 
-def entries(folder: str, selection: Sequence[str] = ()) -> Iterator[tuple[int, bytes]]:
-    """(time, line with its newline) of every entry of a journal folder or file; of the mail facility alone, or of
-    what `selection` matches. Raises OSError."""
-    reader = Reader(Selection(folder=folder, match=tuple(selection)))
+def entries(folder: str) -> Iterator[tuple[int, bytes]]:
+    """(time in microseconds, line with its newline) of every entry of the mail facility in a journal folder or file.
+
+    Raises OSError.
+    """
+    reader = Reader(Selection(folder=folder))
     try:
         reader.select()
         reader.seek_head()

@@ -8,6 +8,7 @@ are its own tail's business. A file of a glob that is gone for GONE seconds is f
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -244,7 +245,10 @@ class Logs(dict[str, LogFile]):
     def _moved(self, path: str) -> bool:
         """Is this file open as another log, or as an older part of one? Later it is read from its end on."""
         identity = identity_of(path)
-        if any(identity in each.source.identities for each in self.values() if isinstance(each.source, Tail)):
+        real = os.path.realpath(path)
+        if any(os.path.realpath(other) == real for other in self) or any(
+            identity in each.source.identities for each in self.values() if isinstance(each.source, Tail)
+        ):
             self._aside[path] = identity
             return True
         if path in self._aside and self._aside[path] != identity:

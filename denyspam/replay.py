@@ -1,4 +1,5 @@
-"""replay: old logs through today's filters and policy. Edge: reads files, plain, .gz .bz2 .xz .zst, or - for stdin.
+"""replay: old logs through today's filters and policy. Edge: reads files, plain, .gz .bz2 .xz .zst, or - for stdin;
+and the systemd journal, given as a journal file or as a folder of them: the entries of the mail facility.
 
 `findings` is one file's; `events` joins several, in the order of the lines' times; `bans` is what the policy would have
 done. The file's mtime is "now": it tells the year of stamps that name none, and which stamps lie in the future.
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import BinaryIO
 
-from denyspam import show
+from denyspam import journal, show
 from denyspam.copies import Copies
 from denyspam.events import HARMLESS, Ban, Event, Finding
 from denyspam.filter import Filter
@@ -72,6 +73,9 @@ def findings(source: Source, progress: Callable[[int], object] = lambda _: None,
 
 def blocks(path: str, progress: Callable[[int], object] = lambda _: None) -> Iterator[tuple[Lines, float]]:
     """The lines of a file, in blocks, each with what is "now". Raises Unreadable."""
+    if path.endswith(journal.FILES) or os.path.isdir(path):
+        yield from _entries(path, progress)
+        return
     with _opened(path) as raw:
         buffer = LineBuffer()
         now = time.time() if raw is sys.stdin.buffer else os.fstat(raw.fileno()).st_mtime
@@ -190,6 +194,19 @@ class Known:
             which = f"{show.count(self.missing, 'decision')} without a verdict in" if self.ledger else "no ledger"
             why = "known is of whom these logs have accepted mail, no name was looked up, and no fuse blows"
             yield f"{which} {self.path}: {why}"
+
+
+def _entries(path: str, progress: Callable[[int], object]) -> Iterator[tuple[Lines, float]]:
+    """The entries of a journal; what is "now" is now, since their stamps name the year."""
+    now = time.time()
+    try:
+        if not journal.readable(journal.Selection(folder=path)):
+            raise Unreadable(f"{path}: there is no journal in this folder")
+        for usec, line in journal.entries(path):
+            progress(len(line))
+            yield Lines(line, usec, 0), now
+    except OSError as error:
+        raise Unreadable(f"{path}: {error.strerror}") from error
 
 
 @contextmanager

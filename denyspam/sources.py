@@ -17,7 +17,8 @@ import errno
 import grp
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from glob import glob
 from typing import Protocol
 
@@ -67,6 +68,20 @@ class Source(Protocol):
 def globbed(settings: LogSettings) -> bool:
     """Is this a glob, for any number of files?"""
     return settings.kind == "log" and any(sign in settings.path for sign in "*?[")
+
+
+def section_of(path: str, sections: Sequence[LogSettings]) -> LogSettings | None:
+    """The section that a file, or a journal's folder, belongs to; a glob's where none names it itself."""
+    place = os.path.abspath(path)
+    for each in sections:
+        if place == (each.place if each.kind == "journal" else each.path):
+            return each
+    parts = place.split("/")
+    for each in filter(globbed, sections):
+        signs = each.path.split("/")
+        if len(parts) == len(signs) and all(map(fnmatchcase, parts, signs)):
+            return each
+    return None
 
 
 def matching(settings: LogSettings, known: Collection[str]) -> Iterator[str]:

@@ -29,6 +29,7 @@ from denyspam.plugins import load
 from denyspam.policy import Judge
 from denyspam.replay import Source
 from denyspam.settings import Settings
+from denyspam.sources import section_of
 from denyspam.stamp import Stamps
 from denyspam.tally import Cost, Differences, Row, Spans, Steps, Tally
 from denyspam.workbench import WIDE, coloured, ink
@@ -51,12 +52,11 @@ class Configuration:
         self.settings: Settings
         self.settings, logs = load(conf)
         every = list({each.name: each for filters in logs.values() for each in filters}.values())
-        named = {os.path.abspath(each.path): each for each in self.settings.logs}
         zones = {each.timezone for each in self.settings.logs}
         shared = zones.pop() if len(zones) == 1 else None
         self.sources = []
         for path in files:
-            log = named.get(os.path.abspath(path))
+            log = section_of(path, self.settings.logs)
             filters: Sequence[Filter] = every if log is None else logs[log.path]
             where = zone(shared if log is None else log.timezone)
             self.sources.append(Source(path, filters, where, year, log is not None and log.stamp == "none"))

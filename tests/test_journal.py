@@ -242,7 +242,7 @@ def test_old_journals_by_events(writer: Journald, tmp_path: Path) -> None:
     with live(tmp_path) as daemon:
         for name in (writer.folder, writer.files()[0]):
             done = daemon.ask("events", "--filter", "postfix", str(name))
-            assert (done.returncode, done.stdout.count("203.0.113.9")) == (0, 2), done.stderr
+            assert (done.returncode, len(done.stdout.splitlines())) == (0, 2), done.stderr
 
 
 @pytest.mark.skipif(
