@@ -19,7 +19,7 @@ from denyspam.cli import _parser
 from denyspam.events import HARMLESS, OFFENCES
 from denyspam.grammar import parse_filter
 from denyspam.pattern import HOLES
-from denyspam.settings import DAEMON, FUSE, LOG, NOTIFY, SENDERS, parse
+from denyspam.settings import DAEMON, FUSE, JOURNAL, LOG, NOTIFY, SENDERS, SYSLOG, parse
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs/man").iterdir()}
@@ -74,7 +74,15 @@ def test_every_exit_code_is_told() -> None:
 
 def test_every_setting_is_told_with_its_default() -> None:
     page = PAGES["denyspam.conf.5"]
-    assert set(re.findall(r"^\.It Cm (\w+) No =", page, re.M)) == {*DAEMON, *LOG, *SENDERS, *FUSE, *NOTIFY}
+    assert set(re.findall(r"^\.It Cm (\w+) No =", page, re.M)) == {
+        *DAEMON,
+        *LOG,
+        *JOURNAL,
+        *SYSLOG,
+        *SENDERS,
+        *FUSE,
+        *NOTIFY,
+    }
     shown = (ROOT / "etc/denyspam.conf").read_text(encoding="utf-8")
     for key, value in re.findall(r"^\.It Cm (\w+) No = (?:Cm |Pa )?(\S.*)$", page, re.M):
         if not value.startswith("Ar "):

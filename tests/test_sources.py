@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import signal
 import socket
 import time
@@ -197,3 +198,11 @@ def test_the_command_says_it_with_its_line(tmp_path: Path) -> None:
         daemon.conf.write_text(f"[log {tmp_path}]\nfilters = postfix\n[policy]\nvirus = 5 in 15m -> ban 1h\n")
         done = daemon.ask("check")
         assert (done.returncode, done.stderr.startswith(f"{daemon.conf}:2: ")) == (78, True), done.stderr
+
+
+def test_every_configuration_of_the_page_is_one() -> None:
+    page = (Path(__file__).parent.parent / "docs/sources.md").read_text(encoding="utf-8")
+    found = [parse(text, "sources.md").logs for text in re.findall(r"^```ini\n(.*?)^```", page, re.M | re.S)]
+    assert [[each.kind for each in logs] for logs in found] == [["log"], ["journal"], ["syslog", "syslog"]]
+    for section in re.findall(r"^\| [^|]*\| `(\[[^`]*\])`", page, re.M):
+        assert parse(f"{section}\n[policy]\nvirus = 1 in 1m -> ban 1h\n", "x").logs
