@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from denyspam import __version__, show
 from denyspam.enforce import Enforcer
-from denyspam.events import ActionError, Ban, Grace, Network, Target, address_text
+from denyspam.events import ActionError, Ban, Event, Grace, Network, Target, address_text
 from denyspam.guard import Guard
 from denyspam.join import Join
 from denyspam.ledger import Ledger, Row
@@ -27,6 +27,7 @@ from denyspam.monitor import Monitor, ledger_fault, process
 from denyspam.notify import Notifier
 from denyspam.policy import LOOPBACK, Judge
 from denyspam.settings import Settings
+from denyspam.snapshot import Showing, Snapshot
 
 log = logging.getLogger("denyspam")
 
@@ -38,7 +39,7 @@ MAPPED = bytes(10) + b"\xff\xff"  # what ::ffff:192.0.2.7 begins with
 WIDEST = {4: 8, 6: 19}  # the shortest prefixes that may be banned by hand
 
 
-class Obeying(Protocol):
+class Obeying(Showing, Protocol):
     """What the commands see and do of a daemon."""
 
     settings: Settings
@@ -71,15 +72,17 @@ class Answers:
 
     def __init__(self, daemon: Obeying) -> None:
         self._daemon = daemon
+        self._snapshot = Snapshot(daemon, self._row)
 
     async def answer(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         """The answer to one request: {"ok": …} or {"error": sentence, "code": exit code}."""
         command = request.get("command")
         if command == "status":
             return {"ok": await self.status()}
-        if not self._daemon.ready:
+        if not self._daemon.ready and command != "top":
             return {"error": "denyspam is starting: it is still reading its logs", "code": 69}
         verbs: dict[Any, Callable[[dict[str, Any], str], Any]] = {
+            "top": self._top,
             "list": self._list,
             "graces": self._graces,
             "why": self._why,
@@ -97,6 +100,9 @@ class Answers:
             return {"error": f"{str(error)[:300]}", "code": 2}
         except sqlite3.Error as error:
             return {"error": f"the ledger cannot be read: {error}", "code": 69}
+
+    async def _top(self, request: dict[str, Any], user: str) -> dict[str, Any]:
+        return await self._snapshot.answer(request)
 
     async def status(self) -> dict[str, Any]:
         """What `status --json` prints, and the metrics are made of."""
@@ -209,7 +215,9 @@ class Answers:
             kernel: bool | None = await self._daemon.enforcer.holds(targets)
         except ActionError:
             kernel = None
-        counts = self._daemon.judge.counts(str(network.network_address), time.time()) if _single(network) else []
+        now, single = time.time(), str(network.network_address) if _single(network) else None
+        counts = self._daemon.judge.counts(single, now) if single else []
+        hits = self._daemon.judge.hits(single, now) if single else []
         return {
             "address": str(Target(network, ())),
             "counted": None if wide is None else str(Target(wide, ())),
@@ -221,7 +229,8 @@ class Answers:
             "kernel": kernel,
             "lines": [] if open_row is None else [_plain(one) for one in self._daemon.ledger.evidence(open_row.id)],
             "history": [_history(row) for row in rows],
-            "counts": [{"policy": policy.name, "limit": show.limit(policy), "hits": hits} for policy, hits in counts],
+            "counts": [{"policy": policy.name, "limit": show.limit(policy), "hits": count} for policy, count in counts],
+            "seen": [_seen(event) for event in hits],
         }
 
     def _sender(self, network: Network) -> str:
@@ -391,6 +400,12 @@ def _single(network: Network) -> bool:
 
 def _plain(evidence: Any) -> dict[str, Any]:
     return {**evidence, "text": evidence["text"].decode("utf-8", "replace")}
+
+
+def _seen(event: Event) -> dict[str, Any]:
+    """A hit that still counts, with the keys of those that led to a ban."""
+    names = ("time", "kind", "address", "filter", "offset", "file", "text")
+    return _plain({name: getattr(event, name) for name in names})
 
 
 def _history(row: Row) -> dict[str, Any]:

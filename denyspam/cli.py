@@ -23,7 +23,7 @@ from datetime import datetime, tzinfo
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from denyspam import __version__, show
+from denyspam import __version__, sentences, show
 from denyspam.events import ActionError, Event, SettingsError
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ EXAMPLES = {
     "list": "list --json",
     "status": "status",
     "metrics": "metrics > /var/lib/prometheus/node-exporter/denyspam.prom",
+    "top": "top; denyspam top --once",
     "why": "why 203.0.113.9",
     "ban": "ban 203.0.113.0/24 --for 1d --note 'asked by abuse desk'",
     "release": "release 203.0.113.9 --grace 1d --note 'a customer'",
@@ -201,8 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command("status", _status, "how the daemon is; exit 69 until it is ready", as_json)
     command("metrics", _metrics, "what Prometheus reads, such as for node_exporter's textfile collector")
-    why = command("why", _why, "why an address is banned, or is not; exit 1 if it is not", as_json)
-    why.add_argument("address", metavar="ADDR")
+    _live_options(command, as_json)
     ban = command("ban", _ban, "ban addresses or networks by hand", note, as_json)
     ban.add_argument("addresses", metavar="ADDR", nargs="+", help="an address, a network, or - for one a line on stdin")
     ban.add_argument("--for", dest="duration", metavar="TIME", default="1h", help="how long, such as 30m or 7d (1h)")
@@ -262,6 +262,14 @@ def _report_options(report: argparse.ArgumentParser) -> None:
 
 def _resume_options(resume: argparse.ArgumentParser) -> None:
     resume.add_argument("--ban", action="store_true", help="carry out what it withheld and what is not over, too")
+
+
+def _live_options(command: Callable[..., argparse.ArgumentParser], as_json: argparse.ArgumentParser) -> None:
+    text = "a live screen: rates, who is near a ban, the newest bans, the firewall, the logs; keys to explain and act"
+    top = command("top", _top, text, as_json)
+    top.add_argument("--once", action="store_true", help="print one picture as text, and end")
+    why = command("why", _why, "why an address is banned, or is not; exit 1 if it is not", as_json)
+    why.add_argument("address", metavar="ADDR")
 
 
 def _setup_options(setup: argparse.ArgumentParser) -> None:
@@ -403,19 +411,9 @@ def _list(asked: argparse.Namespace) -> int:
     _table(("ADDRESS", "RULE", since, "LEFT", "HITS", "NOTE"), rows, right=(3, 4))
     what = "withheld" if asked.withheld else "banned"
     print(show.count(len(bans), "ban") if bans else f"nothing is {what}", file=sys.stderr)
-    for line in _grace_lines(_ask(asked, {"command": "graces"})):
+    for line in sentences.graces(_ask(asked, {"command": "graces"}), zone, now):
         print(line)
     return DONE
-
-
-def _grace_lines(graces: Iterable[dict[str, Any]]) -> Iterable[str]:
-    zone, now = _zone(), time.time()
-    for grace in graces:
-        note = f": {show.line(grace['note'].encode())}" if grace["note"] else ""
-        yield (
-            f"{grace['address']} is in grace until {show.moment(grace['until'], zone)} "
-            f"({show.duration(grace['until'] - now)} left){note}"
-        )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
@@ -505,63 +503,46 @@ def _metrics(asked: argparse.Namespace) -> int:
     return DONE if status["ready"] else UNAVAILABLE
 
 
+def _top(asked: argparse.Namespace) -> int:
+    found = _ask(asked, {"command": "top"})
+    if asked.json:
+        print(json.dumps(found))
+        return DONE
+    if asked.once:
+        import shutil
+
+        from denyspam import screen
+
+        size = shutil.get_terminal_size((120, 40))
+        view = screen.View(zone=_zone(), now=time.time(), color=False, keys=False)
+        print(screen.plain(screen.draw(found, view, *size)), end="")
+        return DONE
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        raise Failed("this is no terminal: --once prints one picture, --json one snapshot", USAGE)
+    from denyspam.host import ssh_peers
+
+    try:
+        from denyspam.top import run
+    except ImportError as error:
+        raise Failed(_lacking("top", error), USAGE) from error
+    return run(_socket(asked), _zone(), tuple(str(each) for each in ssh_peers()))
+
+
+def _lacking(extra: str, error: ImportError) -> str:
+    """What to install for a command that needs more than the rest."""
+    lacking = (error.name or "more").partition(".")[0]
+    return f"this needs {lacking}, which is not installed: {sys.executable} -m pip install 'denyspam[{extra}]'"
+
+
 def _why(asked: argparse.Namespace) -> int:
     found = _ask(asked, {"command": "why", "address": asked.address})
     banned = bool(found["bans"])
     if asked.json:
         print(json.dumps(found))
         return DONE if banned else NO
-    for line in _why_lines(found):
+    for line in sentences.why(found, _zone(), time.time()):
         print(line)
     return DONE if banned else NO
-
-
-def _why_lines(found: dict[str, Any]) -> Iterable[str]:
-    zone, now = _zone(), time.time()
-    kernel = {True: "the kernel holds it", False: "the kernel does not hold it", None: "the firewall does not answer"}
-    for ban in found["bans"]:
-        ports = " ".join(map(str, ban["ports"]))
-        yield (
-            f"{ban['address']} is banned from port {ports} until {show.moment(ban['until'], zone)} "
-            f"({show.duration(ban['until'] - now)} left); {kernel[found['kernel']]}"
-        )
-        note = f": {show.line(ban['note'].encode())}" if ban["note"] else ""
-        hits = f", {ban['hits']} hits" if ban["hits"] else ""
-        yield f"  rule {ban['rule']}{hits}, since {show.moment(ban['since'], zone)}{note}"
-    if not found["bans"]:
-        yield f"{found['address']} is not banned" + (f"; {kernel[True]} all the same" if found["kernel"] else "")
-    for ban in found["withheld"]:
-        why = ban["note"] or "its name is being looked for"
-        yield f"  withheld until {show.moment(ban['until'], zone)}: {show.line(why.encode())}"
-        yield f"  rule {ban['rule']}, {ban['hits']} hits, since {show.moment(ban['since'], zone)}"
-    if found["sender"]:
-        yield f"  {found['sender']}"
-    for line in _grace_lines(found["graces"]):
-        yield f"  {line}"
-    if found["spared"]:
-        yield "  it is never banned: loopback, an own address or in `allow`"
-    elif found["counted"] not in (None, found["address"]):
-        yield f"  it is counted and banned as {found['counted']}"
-    for count in found["counts"]:
-        yield f"  {count['policy']}: {count['hits']} hits now, the limit is {count['limit']}"
-    if found["lines"]:
-        yield "" if found["bans"] or found["withheld"] else f"  last time ({found['history'][0]['state']}):"
-        for one in found["lines"]:
-            place = f"{one['filter']}, {one['file']} at {one['offset']}"
-            yield f"  {show.moment(one['time'], zone)} {one['kind']} ({place})"
-            yield f"    {show.line(one['text'].encode(), 200)}"
-    past = [row for row in found["history"] if row["ended"] is not None]
-    if past:
-        yield ""
-        yield "  before:"
-    for row in past:
-        end = f" {row['end_note']}" if row["end_note"] else ""
-        note = f" [{row['note']}]" if row["note"] else ""
-        yield (
-            f"  {show.moment(row['since'], zone)} {row['address']} {row['rule']} for "
-            f"{show.duration(row['until'] - row['since'])}{note}, {row['state']} {show.moment(row['ended'], zone)}"
-            f"{show.line(end.encode())}"
-        )
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------------
@@ -668,7 +649,7 @@ def _release(asked: argparse.Namespace) -> int:
         print(f"released {address}")
     for address in answer["missing"]:
         print(f"denyspam: {address} is not banned", file=sys.stderr)
-    for line in _grace_lines(answer["graces"]):
+    for line in sentences.graces(answer["graces"], _zone(), time.time()):
         print(line)
     _firewall(answer)
     return NO if answer["missing"] else DONE

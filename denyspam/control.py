@@ -28,8 +28,10 @@ ANSWER = 60.0  # for a slow reader to take the answer
 CONNECTIONS = 64
 SMALL = 65536  # bytes; what a peer may make us keep at any time
 HELD = 64 << 20  # bytes of requests and answers under way at once, but that one may always be as large as it is
+LONGEST = 64 << 20  # bytes of an answer that inquire() takes: it asks for nothing of that length
 PEER = struct.Struct("3i")  # pid, uid, gid: struct ucred, unix(7)
 
+_REFUSED = "not permitted to speak to {path}: run as root, or join the group of [daemon] group"
 Handler = Callable[[dict[str, Any], str], Awaitable[dict[str, Any]]]
 
 
@@ -181,16 +183,38 @@ def ask(path: str, request: dict[str, Any], seconds: float = 60.0) -> dict[str, 
                 peer.sendall(_line(request))
             with peer.makefile("rb") as stream:
                 line = stream.readline()
-    except PermissionError as error:
-        raise Forbidden(
-            f"not permitted to speak to {path}: run as root, or join the group of [daemon] group"
-        ) from error
     except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        raise Unreachable(f"denyspam does not answer at {path}: {reason}") from error
-    if not line:
+        raise _failure(path, error) from error
+    return _answer(path, line)
+
+
+async def inquire(path: str, request: dict[str, Any], seconds: float = 60.0) -> dict[str, Any]:
+    """ask(), for those who have something else to do meanwhile. Raises Unreachable, Forbidden."""
+    writer = None
+    try:
+        opening = asyncio.open_unix_connection(path, limit=LONGEST)
+        reader, writer = await asyncio.wait_for(opening, seconds)
+        writer.write(_line(request))
+        line = await asyncio.wait_for(reader.readline(), seconds)
+    except (OSError, ValueError, asyncio.TimeoutError) as error:
+        raise _failure(path, error) from error
+    finally:
+        if writer is not None:
+            writer.close()
+    return _answer(path, line)
+
+
+def _failure(path: str, error: Exception) -> Unreachable | Forbidden:
+    if isinstance(error, PermissionError):
+        return Forbidden(_REFUSED.format(path=path))
+    reason = getattr(error, "strerror", None) or str(error) or "no answer in time"
+    return Unreachable(f"denyspam does not answer at {path}: {reason}")
+
+
+def _answer(path: str, line: bytes) -> dict[str, Any]:
+    if not line.endswith(b"\n"):
         raise Unreachable(f"denyspam closed the connection at {path} without an answer")
     answer: dict[str, Any] = json.loads(line)
     if answer.get("code") == 77:
-        raise Forbidden(f"not permitted to speak to {path}: run as root, or join the group of [daemon] group")
+        raise Forbidden(_REFUSED.format(path=path))
     return answer

@@ -48,6 +48,7 @@ from denyspam.logfile import NOTHING, LogFile, Logs, Unavailable
 from denyspam.monitor import Monitor
 from denyspam.notify import Notifier, unusable
 from denyspam.plugins import load, load_action, load_providers
+from denyspam.recent import Recent
 from denyspam.senders import Providers
 from denyspam.settings import Settings
 from denyspam.sources import NotPermitted, Source, usable
@@ -141,6 +142,7 @@ class Daemon:
         self.notifier = notifier
         notifier.configure(settings.notify, settings.mode, self._reasons)
         self.monitor = Monitor(self, time.time)
+        self.recent = Recent(("lines", "events", "bans"))
 
     # --- one run --------------------------------------------------------------------------------------------------
 
@@ -683,6 +685,8 @@ class Daemon:
         self.enforcer.tend()
         if self.ledger.trouble is not None:
             self._begin_ledger_anew(self.ledger.trouble)
+        lines = sum(each.lines for each in self.logs.values())
+        self.recent.sample(time.monotonic(), (lines, self.counts.total(), self.bans))
         if any(each.moved for each in self.logs.values()) or self.ledger.waiting:
             self._save()
         skew = time.time() - time.monotonic()
@@ -773,6 +777,14 @@ class Daemon:
         if not self._said_fault:
             self._said_fault = True
             log.error("the ledger cannot be written, banning goes on without it: %s", self.ledger.fault)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Events by kind."""
+        kinds: Counter[str] = Counter()
+        for (kind, _), count in self.counts.items():
+            kinds[kind] += count
+        return dict(kinds.most_common())
 
     def status(self) -> str:
         """One line for the supervisor."""

@@ -64,6 +64,7 @@ class LogFile:
         self._said = ""
         self.source = held or self._opened(None if saved is None else saved[0], now, from_start)
         self._fed = 0  # bytes of the stream, over all rotations, since the re-reading began
+        self.lines = 0  # read since the start, the re-read ones too
         self.events = 0
         self.live = False  # caught up with what stood in the log at the start
         self.gone: float | None = None  # since when its file is not there, by time.monotonic()
@@ -129,6 +130,7 @@ class LogFile:
         if last is not None:
             self.clock = last
         self.moved = True
+        self.lines += block.data.count(b"\n")
         return [(one, base + one.offset) for one in found]
 
     def history(self, since: float, now: float) -> Iterator[tuple[float, Finding | None, int]]:

@@ -35,6 +35,7 @@ RING = 16_384  # events kept as evidence
 EVIDENCE = 20  # lines a ban carries at most
 TEXT = 1_000  # bytes of a line kept as evidence
 USUAL = 16_384  # addresses whose keys are remembered
+LOOKED = 8_192  # keys, of all windows together, that are looked at for the hottest: ten milliseconds at worst
 SERIALS = (1 << 32) - 1  # events are numbered up to this, and then anew
 YEAR = 365 * 86_400.0
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
@@ -53,6 +54,17 @@ class _Span:
     strike: bool
     waiting: bool  # remembered, and the re-reading has not come to it yet
     earlier: _Span | None  # of the same target
+
+
+class Heat(NamedTuple):
+    """A key with hits in a policy's window, not banned yet."""
+
+    key: str
+    policy: Policy
+    hits: int
+    first: float  # the time of the oldest of these hits, and of the newest
+    last: float
+    event: Event | None  # the newest, while it is kept as evidence
 
 
 class _Counter(NamedTuple):
@@ -407,6 +419,50 @@ class Judge:
                 found.append((counter.policy, hits))
         return found
 
+    def hottest(self, now: float, most: int, match: str = "") -> list[Heat]:
+        """Those nearest to a ban at `now`, the nearest first, each key once; of keys that contain `match`.
+
+        Looked for among the LOOKED keys hit last, as many of each window, and where `match` is an address that alone:
+        in a flood of more strangers than that, one that has been quiet for a while may be missed.
+        """
+        best: dict[str, tuple[float, float, _Counter]] = {}
+        for counter in self._all:
+            policy, window = counter
+            try:
+                exact = self.key(match, policy.prefix)
+            except (OSError, ValueError):
+                exact = None
+            if exact is not None:
+                hits = window.hits_of(exact, now)
+                found: Iterable[tuple[str, int, float]] = [(exact, len(hits), hits[-1][0])] if hits else ()
+            else:
+                found = (each for each in window.newest(LOOKED // len(self._all), now) if match in each[0])
+            for key, count, last in found:
+                near = count / policy.hits
+                if key not in best or (near, last) > best[key][:2]:
+                    best[key] = near, last, counter
+        nearest = heapq.nlargest(most, best.items(), key=lambda each: each[1][:2])
+        return [self._heat(key, counter, now) for key, (_, _, counter) in nearest]
+
+    def _heat(self, key: str, counter: _Counter, now: float) -> Heat:
+        hits = counter.window.hits_of(key, now)
+        (first, _), (last, serial) = hits[0], hits[-1]
+        return Heat(key, counter.policy, len(hits), first, last, self._kept(serial))
+
+    def hits(self, address: str, now: float) -> list[Event]:
+        """What is kept of an address's hits in all windows up to `now`, by time, each once; the newest EVIDENCE."""
+        found: dict[int, float] = {}
+        for policy, window in self._all:
+            key = self.key(address, policy.prefix)
+            if key:
+                found.update((serial, time) for time, serial in window.hits_of(key, now))
+        newest = sorted(found, key=lambda serial: found[serial])[-EVIDENCE:]
+        return [event for serial in newest if (event := self._kept(serial)) is not None]
+
+    def _kept(self, serial: int) -> Event | None:
+        """An event by its serial number, while it is in the ring."""
+        return self._ring[serial % RING] if self._serial - serial & SERIALS < RING else None
+
     @property
     def memory(self) -> float:
         """Seconds for which a past ban still matters: to late hits, and as a strike."""
@@ -419,6 +475,7 @@ class Judge:
 
     def _activate(self, ban: Ban) -> None:
         target, rule, since, until, hits, _, note, _ = ban
+        self._active.pop(target, None)  # so that the newest stands last
         self._active[target] = made(Ban, (target, rule, since, until, hits, (), note, None))
         self._port_lists.add(target.ports)
         heapq.heappush(self._ends, (until, target))

@@ -109,12 +109,31 @@ class Window:
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
 
+    def newest(self, most: int, now: float) -> Iterator[tuple[str, int, float]]:
+        """(key, hits in the M seconds up to `now`, the newest hit's time) of the keys hit last, the last one first, of
+        at most so many. To be used up before anything changes."""
+        oldest = now - self.within
+        for key in islice(reversed(self._keys), most):
+            kept = self._keys[key]
+            last = TIME.unpack_from(kept, len(kept) - SIZE)[0]
+            if oldest <= last <= now and TIME.unpack_from(kept)[0] >= oldest:
+                yield key, len(kept) // SIZE, last
+            elif last >= oldest and (hits := self.hits_of(key, now)):
+                yield key, len(hits), hits[-1][0]
+
+    def hits_of(self, key: str, now: float) -> list[tuple[float, int]]:
+        """(time, serial) of the key's hits in the M seconds up to `now`, oldest first."""
+        kept = self._keys.get(key)
+        if kept is None or TIME.unpack_from(kept, len(kept) - SIZE)[0] < now - self.within:
+            return []
+        return [(time, serial) for time, serial in HIT.iter_unpack(kept) if now - self.within <= time <= now]
+
     def forget(self, key: str) -> None:
         self._keys.pop(key, None)
 
     def count(self, key: str, now: float) -> int:
         """Hits of the key in the M seconds up to `now`."""
-        return sum(1 for time, _ in HIT.iter_unpack(self._keys.get(key, b"")) if now - self.within <= time <= now)
+        return len(self.hits_of(key, now))
 
 
 def _serials(kept: bytes) -> tuple[int, ...]:

@@ -365,3 +365,67 @@ def test_ten_thousand_graces_at_once_among_many_keys() -> None:
     assert len(judge.graces(50)) == 10_000
     assert judge.tracked == 0
     assert [len(judge.graces(50, ip_network(f"10.0.0.{host}"))) for host in (1, 2)] == [1, 1]
+
+
+# --- who is near a ban
+
+
+def test_the_nearest_to_a_ban_comes_first_each_address_once() -> None:
+    judge = Judge([VIRUS, Policy("any", "any", 30, HOUR, HOUR)], own=[ip_network("198.51.100.4/32")])
+    for address, times in (("192.0.2.1", range(3)), ("192.0.2.2", range(4)), ("2001:db8::7", range(1)), ("::1", (5,))):
+        feed(judge, [float(time) for time in times], address=address)
+    feed(judge, [1.0, 2.0, 3.0], address="198.51.100.4")
+    feed(judge, [float(time) for time in range(5)], address="192.0.2.5")  # banned, and so no longer counted
+    hottest = judge.hottest(10, 9)
+    assert [(heat.key, heat.policy.name, heat.hits) for heat in hottest] == [
+        ("192.0.2.2", "virus", 4),
+        ("192.0.2.1", "virus", 3),
+        ("2001:db8::/64", "virus", 1),
+    ]
+    assert (hottest[0].first, hottest[0].last) == (0, 3)
+    assert hottest[0].event is not None
+    assert hottest[0].event.offset == 3
+    assert [heat.key for heat in judge.hottest(10, 1)] == ["192.0.2.2"]
+    assert judge.hottest(902, 9)[0].hits == 2  # of four, two have left the window
+    assert [heat.policy.name for heat in judge.hottest(2000, 1)] == ["any"]
+    assert judge.hottest(10_000, 9) == []
+
+
+def test_the_hottest_of_those_that_match() -> None:
+    judge = Judge([VIRUS])
+    for address in ("192.0.2.1", "192.0.2.11", "2001:db8::7", "203.0.113.9"):
+        feed(judge, [1.0], address=address)
+
+    def matching(text: str) -> set[str]:
+        return {heat.key for heat in judge.hottest(10, 9, text)}
+
+    assert matching("192.0.2.1") == {"192.0.2.1"}  # an address is that address
+    assert matching("192.0.2.") == {"192.0.2.1", "192.0.2.11"}
+    assert matching("2001:db8::99") == {"2001:db8::/64"}
+    assert matching("\0") == matching("nothing") == matching("\u0661") == set()
+
+
+def test_the_hottest_are_found_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("denyspam.policy.LOOKED", 10)
+    judge = Judge([VIRUS])
+    feed(judge, [1.0, 2.0, 3.0], address="192.0.2.1")
+    for number in range(20):
+        feed(judge, [4.0], address=f"198.51.100.{number}")
+    assert len(judge.hottest(10, 99)) == 10
+    assert [heat.hits for heat in judge.hottest(10, 99, "192.0.2.1")] == [3]
+
+
+def test_what_is_kept_of_the_hits_of_an_address() -> None:
+    judge = Judge([VIRUS, Policy("any", "any", 30, HOUR, HOUR)])
+    feed(judge, [1.0, 2.0, 3.0])
+    assert [event.offset for event in judge.hits("192.0.2.7", 10)] == [0, 1, 2]
+    assert judge.hits("192.0.2.8", 10) == judge.hits("127.0.0.1", 10) == []
+    feed(judge, [4.0, 5.0])
+    assert judge.hits("192.0.2.7", 10) == []  # a ban forgets them; the ledger has them now
+
+
+def test_the_newest_ban_stands_last() -> None:
+    judge = Judge([])
+    for name, since in (("192.0.2.1", 1.0), ("192.0.2.2", 2.0), ("192.0.2.1", 3.0)):
+        judge.hold(Ban(target(name), "manual", since, since + HOUR, 0))
+    assert [ban.target.name for ban in judge.active.values()] == ["192.0.2.2", "192.0.2.1"]

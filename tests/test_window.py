@@ -101,3 +101,23 @@ def test_equals_the_definition(hits: int, within: int, times: list[tuple[str, in
             window.forget(key)
             mine.clear()
     assert all(time < LATE for _, time in times)
+
+
+def test_the_keys_hit_last_with_what_counts_of_theirs() -> None:
+    window = Window(5, 60)
+    for key, time in (("old", 0), ("a", 10), ("b", 50), ("a", 65), ("b", 70), ("b", 72)):
+        window.add(key, time, time)
+    assert list(window.newest(9, 72)) == [("b", 3, 72), ("a", 1, 65)]
+    assert list(window.newest(1, 72)) == [("b", 3, 72)]
+    assert list(window.newest(9, 69)) == [("b", 1, 50), ("a", 2, 65)]  # hits still to come do not count yet
+    assert window.hits_of("b", 72) == [(50, 50), (70, 70), (72, 72)]
+    assert window.hits_of("nobody", 72) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 300)), max_size=40), st.integers(0, 300))
+def test_all_ways_to_count_agree(hits: list[tuple[str, int]], now: int) -> None:
+    window = Window(50, 60)
+    for serial, (key, time) in enumerate(hits):
+        window.add(key, time, serial)
+    told = {key: count for key, count, _ in window.newest(9, now)}
+    assert told == {key: window.count(key, now) for key in "abc" if window.count(key, now)}
