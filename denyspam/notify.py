@@ -271,7 +271,8 @@ def mail(settings: NotifySettings, digest: Digest, mode: str) -> None:
     if isinstance(settings.server, str):
         run((settings.server, "-i", "-t"), message.as_bytes(policy=SMTP.clone(linesep="\n")))
         return
-    with smtplib.SMTP(local_hostname=host, timeout=SECONDS) as server, _deadline(lambda: _shut(server.sock)):
+    hello = host if "." in host else "[127.0.0.1]"  # servers refuse names that are not fully qualified
+    with smtplib.SMTP(local_hostname=hello, timeout=SECONDS) as server, _deadline(lambda: _shut(server.sock)):
         server.connect(*settings.server)
         try:
             refused = server.send_message(message, author, settings.mail)

@@ -184,6 +184,29 @@ def test_what_a_client_writes_bans_nobody_else(host: Host) -> None:
     assert host.delivers(attack.VICTIM)
 
 
+TELL = """
+from denyspam.digest import Digest
+from denyspam.events import Ban, Event, Target
+from denyspam.notify import mail
+from denyspam.settings import NotifySettings
+line = b"\\r\\n.\\r\\nRSET\\r\\nBcc: bob@example.test\\r\\n" + b"\\xff" * 900
+event = Event(1.0, "virus", "203.0.113.9", "postfix", None, None, "/l", 0, 1, line)
+digest = Digest()
+digest.bans([Ban(Target.named("203.0.113.9", (25,)), "virus", 1.0, 2.0, 5, (event,))] * 100, {}, 1.0)
+settings = NotifySettings(mail=("alice@example.test",), author="alice@example.test", server=("10.77.0.1", 25))
+mail(settings, digest, "enforce")
+"""
+
+
+def test_a_notification_is_taken(host: Host) -> None:
+    """By the server itself, as the daemon hands it over; on the address that all of these listen on."""
+    done = subprocess.run(
+        host.world.nsenter(sys.executable, "-c", TELL), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert eventually(lambda: ".denyspam@" in host.world.log().read_text(errors="replace"))
+
+
 def test_nobody_else_was_banned(host: Host) -> None:
     banned = {ban["address"] for ban in json.loads(host.denyspam("list", "--json").stdout)}
     partners = {row.source for row in attack.GOOD}
