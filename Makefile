@@ -42,6 +42,7 @@ check: venv
 	@$(BIN)/mypy
 
 test: check
+	@sh etc/setup.sh tests "$(PYTHON)"
 	@$(BIN)/pytest -n 2 --dist loadgroup
 
 score: venv

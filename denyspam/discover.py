@@ -9,8 +9,7 @@ never an error, and no single question waits longer than `PATIENCE`.
     discover(host, known) -> Found        configuration(found, mode) -> the text of a denyspam.conf
     python -m denyspam.discover --run     what `make run` does: find, show, write, start; or the demonstration
 
-Limits: Linux; one instance of each server; the journal cannot be read yet, so a journal-only host gets a sentence;
-an exim log named by date (%D) cannot be followed.
+Limits: Linux; one instance of each server; one that logs to its standard output alone (a container) gets a sentence.
 """
 
 from __future__ import annotations
@@ -71,8 +70,22 @@ PROGRAMS = {
     "dovecot": rb"dovecot(?:\[\d+\])?: ",
     "courier": rb"(?:courier|imapd|pop3d|esmtpd)(?:-ssl)?(?:\[\d+\])?: ",
 }
-JOURNAL = (
-    "{server} logs to the systemd journal alone, which denyspam cannot read yet: switch on a log file{postfix} with "
+JOURNALS = ("/run/systemd/journal", "/var/log/journal", "/run/log/journal")  # journald is here
+# What a unit of the journal runs, by how its name begins -> the filter for it
+UNITS = {
+    "postfix": "postfix",
+    "exim": "exim",
+    "sendmail": "sendmail",
+    "amavis": "amavis",
+    "clamav-milter": "clamav",
+    "mailscanner": "mailscanner",
+    "spamd": "spamd",
+    "spamassassin": "spamd",
+    "rspamd": "rspamd",
+    "dovecot": "dovecot",
+}
+NOWHERE = (
+    "{server} logs to no file that was found, and there is no systemd journal: switch on a log file{postfix} with "
     "`apt-get install rsyslog` (or your system's package of it), then start again."
 )
 JOURNAL_POSTFIX = " with `postconf maillog_file=/var/log/mail.log && postfix reload`, or"
@@ -144,9 +157,14 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    path: str
+    path: str  # "journal" is that of systemd
     filters: tuple[str, ...]  # () where nothing could be guessed: then all
     reason: str
+    units: tuple[str, ...] = ()  # of the journal; () where none is known: all of the mail facility
+
+    @property
+    def section(self) -> str:
+        return self.path if self.path == "journal" else f"log {self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +191,7 @@ def discover(host: Host, known: Collection[str]) -> Found:
     advice = ""
     if servers and not logs:
         postfix = JOURNAL_POSTFIX if "postfix" in servers else ""
-        advice = JOURNAL.format(server=" and ".join(servers), postfix=postfix)
+        advice = NOWHERE.format(server=" and ".join(servers), postfix=postfix)
     return Found(servers, logs, allow, tuple(notes), advice)
 
 
@@ -196,7 +214,7 @@ def _logs(host: Host, servers: Sequence[str], known: Collection[str], notes: lis
         else:
             by_syslog.insert(0, "postfix")
     if "exim" in servers:
-        exim_path = _exim_log(host, notes)
+        exim_path = _exim_log(host)
         if exim_path:
             take(exim_path, "exim", "exim writes it (log_file_path)")
         else:
@@ -210,10 +228,23 @@ def _logs(host: Host, servers: Sequence[str], known: Collection[str], notes: lis
         if path and (servers or list(_existing(host, [path], host.now - FRESH))):
             reasons.setdefault(path, reason)
             taken.setdefault(path, []).extend(by_syslog)
+        elif by_syslog and any(map(host.exists, JOURNALS)):
+            yield _journal(host, by_syslog, known)
 
     for path, its_servers in taken.items():
         guessed = dict.fromkeys([*its_servers, *_programs_in(host, path)])
         yield Log(path, tuple(name for name in guessed if name in known), reasons[path])
+
+
+def _journal(host: Host, servers: Sequence[str], known: Collection[str]) -> Log:
+    """The journal, for servers that log to nothing else; of their units, where they have written to it already."""
+    there = sorted({*(host.run(("journalctl", "--field=_SYSTEMD_UNIT")) or "").split()})
+    units = {unit: name for unit in there for start, name in UNITS.items() if re.match(rf"{start}\d?[.@]", unit)}
+    if not {*servers} & {*units.values()}:
+        units = {}
+    filters = dict.fromkeys([*servers, *units.values()])
+    reason = f"{' and '.join(servers)} logs to the systemd journal alone"
+    return Log("journal", tuple(name for name in filters if name in known), reason, tuple(units))
 
 
 def _existing(host: Host, paths: Iterable[str], since: float = 0.0) -> Iterator[str]:
@@ -233,16 +264,13 @@ def _exim(host: Host, what: str) -> str:
     return ""
 
 
-def _exim_log(host: Host, notes: list[str]) -> str:
+def _exim_log(host: Host) -> str:
     """exim's main log, "" where it logs to syslog alone. Format: exim spec, "Where the logs are written"."""
     entries = _exim_list(_exim(host, "log_file_path"))
     for entry in entries:
         if not entry.startswith("/"):
             continue
-        if "%D" in entry or "%M" in entry:
-            notes.append(f"exim names its log by date ({entry}), which cannot be followed: drop the %D or %M")
-            continue
-        return entry.replace("%s", "main")
+        return re.sub("%[DM]", "[0-9]*", entry.replace("%s", "main"))  # by date: a pattern takes each day's
     if "syslog" in entries:
         return ""
     return next(_existing(host, WELL_KNOWN_EXIM), "")
@@ -478,7 +506,9 @@ def configuration(found: Found, mode: str, folder: str | None = None) -> str:
     commas = [","] * (len(entries) - 1) + [""]
     allow = "\n    ".join(f"{text}{comma}  # {why}" for (text, why), comma in zip(entries, commas, strict=True))
     logs = "".join(
-        f"# {log.reason}\n[log {log.path}]\nfilters = {', '.join(log.filters) or 'auto'}\n" for log in found.logs
+        f"# {log.reason}\n[{log.section}]\nfilters = {', '.join(log.filters) or 'auto'}\n"
+        + (f"units = {', '.join(log.units)}\n" if log.units else "")
+        for log in found.logs
     )
     paths = ""
     if folder is not None:

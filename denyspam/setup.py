@@ -111,7 +111,7 @@ def _systemd(host: Host, found: Found, program: str) -> Iterator[File]:
         yield File(UNIT, _shipped("denyspam.service", program), "the service: an own user who may change the firewall")
         yield File(SYSUSERS, _shipped("denyspam.sysusers", program), "that user, in the group that may read logs")
         yield File(TMPFILES, _shipped("denyspam.tmpfiles", program), "the folders of the ledger and the socket")
-    needs = dict(filter(None, (needed(host, log.path) for log in found.logs)))
+    needs = dict(filter(None, (needed(host, log.path) for log in found.logs if log.path.startswith("/"))))
     if needs:
         lines = "".join(f"# {why}\n{line}\n" for line, why in sorted(needs.items()))
         yield File(DROP_IN, f"[Service]\n{lines}", "; ".join(sorted(needs.values())))

@@ -1,7 +1,8 @@
 #!/bin/sh
-# setup.sh: what `make` needs before it can do anything. Two steps, both silent when there is nothing to do:
+# setup.sh: what `make` needs before it can do anything. Three steps, all silent when there is nothing to do:
 #
 #   setup.sh system [PYTHON]   the system packages that are missing (Debian and Ubuntu, as root or through sudo)
+#   setup.sh tests [PYTHON]    what only the tests want: a writer of journals
 #   setup.sh venv [PYTHON]     .venv in the checkout: denyspam, editable, with all its extras
 #
 # It installs only what it found missing, and removes nothing. Elsewhere than on Debian and Ubuntu, or without root, it
@@ -55,9 +56,10 @@ as_root() {
     fi
 }
 
+want() { missing="$missing $*"; }
+
 system() {
     missing=
-    want() { missing="$missing $*"; }
     if ! has_ensurepip && from_the_system; then want python3-venv; fi
     has_library libnftables.so.1 || want libnftables1
     has_command nft || want nftables
@@ -66,6 +68,19 @@ system() {
     has_command ipset || want ipset
     if ! has_command gcc; then want gcc libc6-dev; fi
     if ! has_headers && from_the_system; then want python3-dev; fi
+    fetch
+}
+
+# Where they cannot be had, the tests that need them are skipped and say so.
+tests() {
+    missing=
+    [ -e /usr/lib/systemd/systemd-journald ] || want systemd
+    [ -e /usr/lib/systemd/systemd-journal-remote ] || want systemd-journal-remote
+    fetch
+}
+
+# Installs what is missing.
+fetch() {
     if [ -z "$missing" ]; then return; fi
 
     if ! has_command apt-get; then
@@ -135,6 +150,7 @@ named=${2:-}
 find_python "$named"
 case ${1:-} in
     system) system ;;
+    tests) tests ;;
     venv) venv ;;
-    *) die "usage: setup.sh system|venv [PYTHON]" ;;
+    *) die "usage: setup.sh system|tests|venv [PYTHON]" ;;
 esac

@@ -143,13 +143,31 @@ def test_drop_in_files_count(make: Maker) -> None:
     assert [log.path for log in make.found().logs] == ["/srv/drop-in.log"]
 
 
-def test_the_journal_alone_gets_a_sentence(make: Maker) -> None:
+def test_without_a_log_and_a_journal_there_is_a_sentence(make: Maker) -> None:
     found = make.postfix().found()
     assert found.logs == ()
     assert "journal" in found.advice
     assert "postconf maillog_file=" in found.advice
     assert "\n" not in found.advice
     assert "postconf" not in Maker(make.root / "other").sendmail().found().advice
+
+
+def test_the_journal_where_there_is_nothing_else(make: Maker) -> None:
+    (make.root / "run/systemd/journal").mkdir(parents=True)
+    found = make.postfix().found()
+    assert [(log.section, log.filters, log.units) for log in found.logs] == [("journal", ("postfix",), ())]
+    assert "[journal]\nfilters = postfix\n\n" in configuration(found, "watch")
+    units = "cron.service\npostfix@-.service\namavis.service\npostfixadmin.service\nsshd.service\ndovecot.service\n"
+    make.answer("journalctl --field=_SYSTEMD_UNIT", units)
+    found = make.found()
+    assert found.logs[0].units == ("amavis.service", "dovecot.service", "postfix@-.service")
+    assert found.logs[0].filters[0] == "postfix"
+    (journal,) = parse(configuration(found, "watch"), "x").logs
+    assert (journal.kind, journal.units) == ("journal", found.logs[0].units)
+    make.answer("journalctl --field=_SYSTEMD_UNIT", "cron.service\n")  # nothing of the server's yet: no guess
+    assert make.found().logs[0].units == ()
+    make.rsyslog("mail.* /var/log/mail.log")
+    assert [log.section for log in make.found().logs] == ["log /var/log/mail.log"]
 
 
 def test_the_rest_of_a_removed_syslog_is_not_believed(make: Maker) -> None:
@@ -173,10 +191,9 @@ def test_exim_tells_its_log(make: Maker, option: str, path: str) -> None:
     assert [(log.path, log.filters) for log in found.logs] == [(path, ("exim",))]
 
 
-def test_exim_by_date_is_said_to_be_no_use(make: Maker) -> None:
+def test_exim_by_date_is_a_pattern(make: Maker) -> None:
     found = make.exim(log_file_path="/var/log/exim/%slog-%D").found()
-    assert found.logs == ()
-    assert "%D" in found.notes[0]
+    assert [log.section for log in found.logs] == ["log /var/log/exim/mainlog-[0-9]*"]
 
 
 def test_exim_to_syslog_goes_where_syslog_writes(make: Maker) -> None:
