@@ -5,6 +5,9 @@ out of the ordinary in a log (silence, skew, untaken), and says it: in our log, 
 once at its begin and once at its end (alarms). Served are the metrics too, where the settings say so: what keeps them
 from being served is an alarm, and is tried again every RETRY seconds.
 
+A section of the configuration is one log here: a glob's files of yesterday are silent for good, and its files of today
+are what goes on.
+
 Of a log that is read it takes the last SAMPLE bytes at most once a second, whatever comes: looked at later, on the
 tick. What it has learned of a log is kept in the ledger, hourly and at a stop.
 """
@@ -57,7 +60,7 @@ class Monitored(Protocol):
 
 
 class _Log:
-    """What is noticed of one log."""
+    """What is noticed of one log: of all the files of its section."""
 
     def __init__(self, settings: LogSettings, filters: list[Filter], kept: str | None, now: float) -> None:
         self.path = settings.path
@@ -110,7 +113,7 @@ class _Log:
         if rise is None:
             alarms.clear("lines-untaken", now, self.path)
         else:
-            text = f"{rise} `denyspam learn {self.path}` shows them"
+            text = f"{rise} `denyspam learn {self.path if self.path.startswith('/') else 'FILE'}` shows them"
             alarms.set("lines-untaken", text, now, self.path, self.untaken.samples)
 
     def _skewed(self, now: float, alarms: Alarms) -> None:
@@ -140,22 +143,15 @@ class Monitor:
         self._clock = clock
         self.alarms = Alarms()
         now = clock()
-        self._logs: dict[str, _Log] = {}
-        for path in daemon.logs:
-            self._of(path, now)
+        self._logs = {
+            each.path: _Log(each, daemon.filters[each.path], daemon.ledger.kept(f"habit {each.path}"), now)
+            for each in daemon.settings.logs
+        }
         self._keep = now + KEEP
         self._turn = 0
         self._exporter: Exporter | None = None
         self._retry = 0.0
         self._starting: asyncio.Task[None] | None = None
-
-    def _of(self, path: str, now: float) -> _Log:
-        """What is noticed of this log; a glob may find one at any time."""
-        if path not in self._logs:
-            each, ledger = self._daemon.logs[path], self._daemon.ledger
-            filters = self._daemon.filters[each.section]
-            self._logs[path] = _Log(each.settings, filters, ledger.kept(f"habit {path}"), now)
-        return self._logs[path]
 
     async def serve(self, snapshot: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         """Serves the metrics of this snapshot, where the settings say so."""
@@ -201,15 +197,12 @@ class Monitor:
     def sees(self, path: str, data: bytes, now: float) -> None:
         """Some whole lines of a log, as they were read."""
         each = self._daemon.logs[path]
-        self._of(path, now).sees(data, now, each.live and not each.source.behind)
+        self._logs[each.section].sees(data, now, each.live and not each.source.behind)
 
     def minutely(self, now: float) -> None:
-        for path in self._logs.keys() - self._daemon.logs.keys():
-            del self._logs[path]  # a glob's file that is gone
-            for kind in ("log-stopped", "lines-untaken", "stamps-skewed"):
-                self.alarms.clear(kind, now, path)
-        for path, log in self._daemon.logs.items():
-            self._of(path, now).minutely(now, self.alarms, log.source.present)
+        there = {each.section for each in self._daemon.logs.values() if each.source.present}
+        for section, each in self._logs.items():
+            each.minutely(now, self.alarms, section in there)
         if now >= self._keep:
             self.keep(now)
 
@@ -221,7 +214,7 @@ class Monitor:
 
     def of(self, path: str, now: float) -> dict[str, Any]:
         """What `status` tells of one log besides."""
-        each = self._of(path, now)
+        each = self._logs[self._daemon.logs[path].section]
         return {
             "silent": max(0.0, now - each.heard),
             "silence_limit": each.silence.limit(each.heard, now),

@@ -100,6 +100,25 @@ def test_what_was_learned_outlives_a_restart(daemon: Live) -> None:
     assert daemon.json("status")["logs"][str(daemon.log)]["silent"] < 60
 
 
+def test_a_glob_is_one_log(daemon: Live) -> None:
+    """Its file of yesterday is silent for good, and that is no alarm."""
+    daemon.configure()
+    daemon.conf.write_text(daemon.conf.read_text().replace(f"[log {daemon.log}]", f"[log {daemon.folder}/mail-*.log]"))
+    (daemon.folder / "mail-1.log").touch()
+    daemon.start()
+    daemon.log = daemon.folder / "mail-2.log"
+    daemon.write(viruses(CLIENTS4[0], 1))
+    until(lambda: daemon.json("status")["events"], "the event of a file that came later")
+    logs = daemon.json("status")["logs"]
+    assert {path: log["silent"] < 60 for path, log in logs.items()} == dict.fromkeys(
+        (f"{daemon.folder}/mail-1.log", str(daemon.log)), True
+    )
+    assert daemon.stop() == 0
+    with sqlite3.connect(daemon.folder / "state/ledger.db") as ledger:
+        kept = ledger.execute("SELECT name FROM facts WHERE name LIKE 'habit %'").fetchall()
+    assert kept == [(f"habit {daemon.folder}/mail-*.log",)]
+
+
 # --- one log, without a daemon
 
 
