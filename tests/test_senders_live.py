@@ -290,6 +290,7 @@ def test_the_fuse(daemon: Live, network: Network) -> None:
     daemon.write([line for address in senders for line in known(address)])
     until(lambda: events(daemon, "accept") == 90, "the accepted mail")
     now = time.time()
+    daemon.write([line for address in senders for line in accepted(address, now - 1000)])
     daemon.write([refused(f"198.51.100.{n % 250}", now) for n in range(2) for n in range(200)])  # strangers: a storm
     until(lambda: len(daemon.held()) == 200, "the storm's bans")
     assert alarms(daemon) == []
