@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from denyspam.events import Ban, Event, Grace, Target
-from denyspam.ledger import MEMORY, Ledger, Row
+from denyspam.ledger import MEMORY, Ledger, Row, verdicts
 
 
 def target(text: str = "192.0.2.7/32", *ports: int) -> Target:
@@ -347,3 +347,61 @@ def test_a_ledger_of_an_older_schema_is_taken_over(path: str, later: str) -> Non
     ledger.prune(1000)
     assert ledger.commit()
     assert ledger.evidence(1) == []
+
+
+def test_a_ledger_of_schema_3_gets_what_the_guard_writes(path: str) -> None:
+    ledger = Ledger(path, 0)
+    number = ledger.decide(ban(5))
+    ledger.settle()
+    ledger.close()
+    with sqlite3.connect(path) as old:
+        old.executescript("DROP TABLE senders; DROP TABLE verdicts; PRAGMA user_version = 3;")
+    ledger = Ledger(path, 0)
+    assert (ledger.moved, ledger.lost, [row.id for row in ledger.open()]) == (None, False, [number])
+    assert verdicts(path) == []
+    for key, row in (("192.0.2.7", (1, 2, 3, 4, 5)), ("192.0.2.8", (1, 1, 0, 0, 0)), ("192.0.2.7", (2, 1, 0, 9, 4))):
+        ledger.sender((key, *row))
+    ledger.verdict("192.0.2.7", 3.5, "known", "1")
+    ledger.verdict("192.0.2.7", 2.5, "withheld", "spared: x.example")
+    ledger.fact("fuse", "{}")
+    assert ledger.commit()
+    assert ledger.senders() == [
+        ("192.0.2.8", 1, 1, 0, 0, 0),
+        ("192.0.2.7", 2, 1, 0, 9, 4),
+    ]  # the one heard last stands last
+    assert verdicts(path) == [("192.0.2.7", 2.5, "withheld", "spared: x.example"), ("192.0.2.7", 3.5, "known", "1")]
+    assert ledger.facts() == {"settled": "1", "fuse": "{}"}
+    ledger.forget_sender("192.0.2.8")
+    ledger.prune(3.0)
+    assert ledger.commit()
+    assert [key for key, *_ in ledger.senders()] == ["192.0.2.7"]
+    assert [since for _, since, _, _ in verdicts(path) or ()] == [3.5]
+
+
+def test_a_withheld_ban_is_open_until_its_end_and_no_habit(path: str) -> None:
+    ledger = Ledger(path, 0)
+    first, second = ledger.decide(ban(7200)), ledger.decide(ban(7300, "192.0.2.8/32"))
+    ledger.withhold(first, "spared: x.example")
+    ledger.commit()
+    assert [(row.state, row.ban.note) for row in ledger.open()] == [("withheld", "spared: x.example"), ("pending", "")]
+    ledger.confirm(first, second)
+    ledger.commit()
+    assert [row.state for row in ledger.open()] == ["withheld", "active"]
+    assert ledger.hours(0) == {2: 1}
+    ledger.carry_out(first)
+    ledger.confirm(first)
+    ledger.commit()
+    assert [(row.state, row.ban.note) for row in ledger.open()] == [("active", ""), ("active", "")]
+    ledger.withhold(first, "spared, late: x.example")
+    ledger.end(first, "expired", 9999)
+    ledger.commit()
+    row = next(iter(ledger.since(0)))
+    assert (row.state, row.ban.note) == ("expired", "spared, late: x.example")
+
+
+def test_verdicts_of_no_ledger(tmp_path: Path) -> None:
+    assert verdicts(str(tmp_path / "none.db")) is None
+    (tmp_path / "junk.db").write_bytes(b"junk" * 1000)
+    assert verdicts(str(tmp_path / "junk.db")) is None
+    (tmp_path / "a?b#c%20.db").write_bytes(b"")
+    assert verdicts(str(tmp_path / "a?b#c%20.db")) is None

@@ -429,3 +429,72 @@ def test_the_newest_ban_stands_last() -> None:
     for name, since in (("192.0.2.1", 1.0), ("192.0.2.2", 2.0), ("192.0.2.1", 3.0)):
         judge.hold(Ban(target(name), "manual", since, since + HOUR, 0))
     assert [ban.target.name for ban in judge.active.values()] == ["192.0.2.2", "192.0.2.1"]
+
+
+# --- higher limits for who is known -----------------------------------------------------------------------------------
+
+TIMES = 3
+pauses = st.lists(st.tuples(st.sampled_from([0.0, 1.0, 40.0, 400.0, 5000.0]), st.booleans()), max_size=120)
+
+
+def lenient(hits: int, times: int) -> Judge:
+    judge = Judge([Policy("virus", "virus", hits, 900, 60), Policy("any", "any", 2 * hits, 3600, 90)])
+    judge.lenient, judge.lenience = (lambda address, time: times), times
+    return judge
+
+
+@given(pauses, st.integers(1, 4))
+def test_a_limit_times_three_is_a_limit_of_three_times_as_many(heard: list[tuple[float, bool]], hits: int) -> None:
+    found: list[list[tuple[str, str, float, int]]] = []
+    for judge in (lenient(hits, TIMES), lenient(TIMES * hits, 1)):
+        time, bans = 0.0, []
+        for number, (pause, virus) in enumerate(heard):
+            time += pause
+            bans += judge.decide(event(time, kind="virus" if virus else "relay", offset=number))
+        found.append([(str(ban.target), ban.rule, ban.since, ban.hits) for ban in bans])
+    assert found[0] == found[1]
+
+
+@given(pauses, st.integers(1, 4), st.integers(0, 120))
+def test_it_counts_on_after_a_restart(heard: list[tuple[float, bool]], hits: int, restart: int) -> None:
+    whole, again = lenient(hits, TIMES), lenient(hits, TIMES)
+    time, bans, after = 0.0, [], []
+    for number, (pause, virus) in enumerate(heard):
+        time += pause
+        one = event(time, kind="virus" if virus else "relay", offset=number)
+        decided = whole.decide(one)
+        bans += decided
+        if number == restart:
+            again.settle()
+        if number < restart:
+            again.remember(Past(ban) for ban in decided)
+            again.recall(one)
+        else:
+            after += [(ban.rule, ban.since) for ban in again.decide(one)]
+    expected = [(ban.rule, ban.since) for ban in bans if ban.mark is not None and ban.mark[1] >= restart]
+    assert after == expected
+
+
+def test_what_a_known_host_is_counted_by_is_bounded() -> None:
+    """He stays below his own limit, and above that of others, for days."""
+    judge = lenient(10, TIMES)
+    for number in range(20_000):
+        assert judge.decide(event(number * 70.0, kind="virus")) == []
+    (virus, every) = (counter.window for counter in judge._all)
+    assert len(virus._keys["192.0.2.7"]) <= 16 * TIMES * 10
+    assert len(every._keys["192.0.2.7"]) <= 16 * TIMES * 2 * 10 + 16 * 200
+
+
+def test_a_stranger_is_asked_about_at_his_limit_and_not_before() -> None:
+    asked = []
+
+    def ask(address: str, time: float) -> int:
+        asked.append((address, time))
+        return 1
+
+    judge = Judge([VIRUS])
+    judge.lenient = ask
+    assert feed(judge, [0, 1, 2, 3]) == []
+    assert asked == []
+    assert len(feed(judge, [4])) == 1
+    assert asked == [("192.0.2.7", 4)]
