@@ -161,10 +161,8 @@ def test_a_ban_waits_for_dns_two_seconds_at_most(daemon: Live, resolver: Resolve
     configure(daemon, PROVIDERS, "unanswered = notice")
     daemon.start()
     daemon.write(viruses(STRANGER, 5))
-    until(lambda: daemon.json("list", "--withheld"), "waiting")
-    begun = time.monotonic()
     until(lambda: daemon.held() == {STRANGER}, "the ban")
-    assert time.monotonic() - begun < 10  # 2 s, and a slow machine
+    assert "1 ban carried out unverified: DNS took longer than 2 s" in daemon.errors.read_text()
     assert alarms(daemon) == []
 
 
