@@ -97,6 +97,8 @@ def _text(value: Any) -> str:
 
 def network(name: str) -> str:
     """The /24 or /64 of a target's name; what is wider stands for itself."""
+    if ":" not in name and "/" not in name:  # nearly all, in a tenth of the time
+        return f"{name[: name.rindex('.')]}.0/24"
     found = ip_network(name)
     prefix = GROUPS[found.version]
     return str(found if found.prefixlen <= prefix else found.supernet(new_prefix=prefix))

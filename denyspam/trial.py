@@ -234,9 +234,9 @@ def summary(trial: Trial, here: tzinfo) -> Iterator[str]:
         HEAD,
         colours,
     )
-    for number, text in ((tally.nobody, "have no address"), (tally.untimed, "have no usable time")):
+    for number, what in ((tally.nobody, "an address"), (tally.untimed, "a usable time")):
         if number:
-            yield f"{number:,} of these events {text}, and count against nobody"
+            yield f"{_count(number, 'event')} without {what}, held against nobody"
     yield ""
     yield from _table(tally, here, colours)
     if tally.bans:

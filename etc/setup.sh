@@ -105,6 +105,14 @@ fetch() {
     fi
 }
 
+# A browser, for the tests of the report's page: in CI alone, where nobody minds 300 MB. Without it they are skipped.
+browser() {
+    if [ -z "${CI:-}" ] || has_command chromium || ! has_command apt-get; then return; fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 chromium </dev/null >/dev/null 2>&1 ||
+        say "no chromium to be had: the tests of the report in a browser are skipped"
+}
+
 # Every extra that setup.cfg names, so that a new one needs no line here.
 extras() {
     "$python" -c 'import configparser
@@ -150,7 +158,7 @@ named=${2:-}
 find_python "$named"
 case ${1:-} in
     system) system ;;
-    tests) tests ;;
+    tests) tests; browser ;;
     venv) venv ;;
     *) die "usage: setup.sh system|tests|venv [PYTHON]" ;;
 esac
