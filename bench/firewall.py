@@ -130,10 +130,11 @@ class Watched:
 
 @contextmanager
 def denyspam(folder: Path, network: Network) -> Iterator[tuple[live.Live, Watched]]:
+    """With all filters, as `setup` configures it where it does not know the server."""
     folder.mkdir()
     with live.live(folder, network.server) as made, Witness(network.server) as witness:
         made.log.touch()
-        made.configure(POLICY, log="filters = postfix\n")
+        made.configure(POLICY, log="filters = auto\n")
         watched = Watched(made.log, witness)
         begun = time.monotonic()
         made.launch()
