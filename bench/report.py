@@ -113,7 +113,7 @@ def speed(results: Results) -> str:
         f"{found['expected_offences'][server]:,} made"
         for server, each in found["servers"].items()
     ]
-    return f"{table(head, rows)}\n{found['lines']:,} lines each, {found['rounds']} rounds. {'; '.join(offences)}.\n"
+    return f"{table(head, rows)}\n{found['lines']:,} lines each, {found['rounds']} rounds (fail2ban: {found['short']:,}, once). {'; '.join(offences)}.\n"
 
 
 def grow(results: Results) -> str:
