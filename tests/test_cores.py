@@ -31,7 +31,7 @@ def sources(tmp_path: Path) -> list[Source]:
 @pytest.mark.parametrize("harmless", [False, True])
 def test_the_events_of_one_core(sources: list[Source], harmless: bool) -> None:
     read: list[int] = []
-    found = list(cores.events(sources, read.append, harmless=harmless, least=0))
+    found = list(cores.events(sources, read.append, harmless=harmless, least=0, fewest=2))
     assert list(replay.events(sources, harmless=harmless)) == found
     assert len(found) > 1000
     assert sum(os.path.getsize(source.path) for source in sources) == sum(read)
@@ -42,13 +42,13 @@ def test_what_cannot_be_read_is_said(sources: list[Source], tmp_path: Path) -> N
     broken.write_bytes(gzip.compress(b"x" * 100_000)[:-20])
     bad = Source(str(broken), FILTERS, timezone.utc)
     with pytest.raises(replay.Unreadable, match=r"broken\.gz"):
-        list(cores.events([*sources, bad], least=0))
+        list(cores.events([*sources, bad], least=0, fewest=2))
 
 
 def test_a_worker_that_dies_is_said(sources: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "_work", die)
     with pytest.raises(replay.Unreadable, match="ended early"):
-        list(cores.events(sources, least=0))
+        list(cores.events(sources, least=0, fewest=2))
 
 
 def die(*_: object) -> None:
@@ -59,7 +59,7 @@ def test_an_end_half_way_leaves_nothing(sources: list[Source], tmp_path: Path, m
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     many = tmp_path / "many.log"
     many.write_bytes((CAPTURES / "exim.log").read_bytes() * 20)
-    stream = cores.events([*sources, Source(str(many), FILTERS, timezone.utc, 2026)], least=0)
+    stream = cores.events([*sources, Source(str(many), FILTERS, timezone.utc, 2026)], least=0, fewest=2)
     next(stream)
     stream.close()
     assert [name for name in os.listdir(tmp_path) if name.startswith("denyspam-")] == []
