@@ -113,7 +113,8 @@ def speed(results: Results) -> str:
         f"{found['expected_offences'][server]:,} made"
         for server, each in found["servers"].items()
     ]
-    return f"{table(head, rows)}\n{found['lines']:,} lines each, {found['rounds']} rounds (fail2ban: {found['short']:,}, once). {'; '.join(offences)}.\n"
+    short = f" (fail2ban {found['short']:,}, once)" if "short" in found else ""
+    return f"{table(head, rows)}\n{found['lines']:,} lines each, {found['rounds']} rounds{short}. {'; '.join(offences)}.\n"
 
 
 def grow(results: Results) -> str:
