@@ -111,6 +111,7 @@ EXAMPLES = {
     "status": "status",
     "metrics": "metrics > /var/lib/prometheus/node-exporter/denyspam.prom",
     "top": "top; denyspam top --once",
+    "web": "web --listen 127.0.0.1:8025",
     "why": "why 203.0.113.9",
     "ban": "ban 203.0.113.0/24 --for 1d --note 'asked by abuse desk'",
     "release": "release 203.0.113.9 --grace 1d --note 'a customer'",
@@ -268,6 +269,17 @@ def _live_options(command: Callable[..., argparse.ArgumentParser], as_json: argp
     text = "a live screen: rates, who is near a ban, the newest bans, the firewall, the logs; keys to explain and act"
     top = command("top", _top, text, as_json)
     top.add_argument("--once", action="store_true", help="print one picture as text, and end")
+    web = command("web", _web, "the same as a page for a browser, on loopback or a unix socket; acting takes a token")
+    web.add_argument(
+        "--listen", metavar="PLACE", default="127.0.0.1:8025", help="ADDRESS:PORT or PATH (127.0.0.1:8025)"
+    )
+    web.add_argument("--token-file", metavar="FILE", help="keep the token there; without it a new one at each start")
+    web.add_argument("--read-only", action="store_true", help="nobody bans or releases, token or not")
+    web.add_argument("--private", action="store_true", help="reading takes the token, too")
+    web.add_argument("--public", action="store_true", help="PLACE may be one that other hosts reach; implies --private")
+    web.add_argument(
+        "--name", metavar="HOST", action="append", default=[], help="another name of the page, as a proxy's"
+    )
     why = command("why", _why, "why an address is banned, or is not; exit 1 if it is not", as_json)
     why.add_argument("address", metavar="ADDR")
 
@@ -526,6 +538,33 @@ def _top(asked: argparse.Namespace) -> int:
     except ImportError as error:
         raise Failed(_lacking("top", error), USAGE) from error
     return run(_socket(asked), _zone(), tuple(str(each) for each in ssh_peers()))
+
+
+def _web(asked: argparse.Namespace) -> int:
+    try:
+        from denyspam import web
+    except ImportError as error:
+        raise Failed(_lacking("web", error), USAGE) from error
+    from denyspam.host import ssh_peers
+
+    private = asked.private or asked.public
+    if asked.read_only and private:
+        raise Failed("--read-only goes without a token, and --private and --public ask for it", USAGE)
+    path = _socket(asked)
+    _ask(asked, {"command": "top", "most": 0})  # whether this user may
+    try:
+        at = web.place(asked.listen, asked.public)
+        secret, file = (None, "") if asked.read_only else web.token(asked.token_file)
+        server = web.listen(at)
+    except web.Unusable as error:
+        raise Failed(str(error), USAGE) from error
+    peers = tuple(str(each) for each in ssh_peers())
+    page = web.Page(path, secret, private=private, names=web.names(at, asked.name), peers=peers)
+    print(f"denyspam: the page is at {at}", file=sys.stderr)
+    if secret is not None:
+        print(f"denyspam: the token is in {file}", file=sys.stderr, flush=True)
+    web.run(page, server)
+    return DONE
 
 
 def _lacking(extra: str, error: ImportError) -> str:
