@@ -114,7 +114,9 @@ def speed(results: Results) -> str:
         for server, each in found["servers"].items()
     ]
     short = f" (fail2ban {found['short']:,}, once)" if "short" in found else ""
-    return f"{table(head, rows)}\n{found['lines']:,} lines each, {found['rounds']} rounds{short}. {'; '.join(offences)}.\n"
+    return (
+        f"{table(head, rows)}\n{found['lines']:,} lines each, {found['rounds']} rounds{short}. {'; '.join(offences)}.\n"
+    )
 
 
 def grow(results: Results) -> str:

@@ -235,8 +235,7 @@ class Logs(dict[str, LogFile]):
                         section=section.path,
                     )
                 except Unavailable as error:
-                    if starting:
-                        raise
+                    # One of many: better the others than none.
                     if path not in self._refused:
                         self._refused.add(path)
                         log.warning("%s", error)

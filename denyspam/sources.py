@@ -124,7 +124,9 @@ def configure(source: Source, settings: LogSettings) -> None:
 
 def fits(source: Source, settings: LogSettings) -> bool:
     """Can this open stream go on as the log of that section?"""
-    return isinstance(source, Syslog if settings.kind == "syslog" else (Fifo, Stdin))
+    if isinstance(source, Fifo):
+        return is_fifo(settings.path)
+    return isinstance(source, Syslog if settings.kind == "syslog" else Stdin)
 
 
 def usable(settings: Settings, held: Mapping[str, Source] | None = None) -> Iterator[str]:
@@ -142,7 +144,7 @@ def usable(settings: Settings, held: Mapping[str, Source] | None = None) -> Iter
             yield from _tested(each, held or {})
         except PermissionError as error:
             said = f"not permitted to {_verb(each)} {what(each, error)}"
-            if held is not None:
+            if held is not None and not globbed(each):
                 raise NotPermitted(said) from error
             yield said  # to whoever asks; the daemon has a user of its own
         except OSError as error:

@@ -207,7 +207,13 @@ class Stdin(Stream):
         self.behind = False
         if self.ended or not self._poll.poll(0):
             return []
-        data = os.read(0, limit)
+        try:
+            data = os.read(0, limit)
+        except BlockingIOError:  # set so by whoever else has it
+            return []
+        except OSError as error:  # a terminal that is gone
+            self.note(f"standard input ends: {error.strerror}")
+            data = b""
         self.ended = not data
         self.behind = len(data) == limit
         return self._give(data, last=self.ended)
