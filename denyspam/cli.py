@@ -732,7 +732,7 @@ def _flush(asked: argparse.Namespace) -> int:
 
 
 def _check(asked: argparse.Namespace) -> int:
-    from denyspam.plugins import Filters, load, load_action
+    from denyspam.plugins import Filters, load, load_action, load_providers, providers_file
     from denyspam.sources import usable
 
     conf = asked.conf or CONF
@@ -756,6 +756,9 @@ def _check(asked: argparse.Namespace) -> int:
     for path, each in logs.items():
         report["logs"][path] = [one.name for one in each]
         said.append(f"{path}: filters {', '.join(report['logs'][path])}")
+    if settings.senders is not None and settings.senders.providers:
+        report["providers"] = providers_file(conf)
+        said.append(f"{report['providers']}: {show.count(len(load_providers(conf)), 'provider name')}")
     report["policies"] = [policy.name for policy in settings.policies]
     said.append(f"{conf}: {show.count(len(settings.policies), 'policy')}: ok")
     print(json.dumps(report) if asked.json else "\n".join(said))

@@ -492,6 +492,13 @@ allow = {allow}
 virus  = 5 in 15m -> ban 1h
 relay  = 5 in 15m -> ban 1h
 reject = 20 in 15m -> ban 1h
+
+# Proposed, and off: take the # away. Hosts whose mail was accepted on the days before get higher limits, and those of
+# big providers, by their names in DNS, are told of instead of banned:
+#[senders]
+# No bans while the mail server refuses those whose mail it used to accept, nor of a proxy in front of it:
+#[fuse]
+# Either has accepted mail looked for, so that reading a log takes about twice the time. denyspam.conf(5) has the rest.
 """
 
 

@@ -10,8 +10,10 @@ has blown, or when the host is a big provider's. It is a ban to the policy all t
 listed, at its end over; only the firewall never sees it. So log and policy alone decide when there is one, and what
 DNS says, and when, changes nothing but that.
 A ban that waits for a name waits `patience` seconds and no longer: then it is carried out, and taken back should the
-answer turn out to be a provider's after all. AT_ONCE are asked for at a time; what finds no place before its time is
-up is carried out unasked. Without [senders] and [fuse] there is no guard, and nothing that it costs.
+answer turn out to be a provider's after all. AT_ONCE are asked for at a time, those that mail was accepted from first;
+what finds no place before its time is up is carried out, and asked for when there is nothing else to ask. So a flood
+from zones that do not answer can have a provider's host banned for as long as such a flood takes. Without [senders]
+and [fuse] there is no guard, and nothing that it costs.
 
 Never: bans (that is the policy's); forgets (what is withheld is in the ledger, and so is what that went by).
 """
@@ -37,6 +39,7 @@ from denyspam.settings import FuseSettings, SendersSettings, Settings
 log = logging.getLogger("denyspam")
 
 AT_ONCE = 32  # questions in flight: a resolver's answer costs us some half a millisecond
+OVERDUE = 10_000
 SAID = 50_000  # hosts whose last verdict is remembered, so that it is written down once
 WEEKS = 4 * 7 * 86_400.0  # of bans that a habit is learned from
 PROXIES = 16  # addresses that are remembered to be some
@@ -77,7 +80,8 @@ class Guard:
             judge.lenient, judge.lenience = self.lenient, self._settings.times
         self._said: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._waiting: OrderedDict[Target, tuple[Ban, str, float]] = OrderedDict()  # (address, deadline), by that
-        self._unasked: deque[Target] = deque()
+        self._unasked: deque[tuple[Ban, str]] = deque()  # with their addresses
+        self._overdue: deque[tuple[Ban, str]] = deque(maxlen=OVERDUE)  # carried out before they were asked for
         self._flying: set[asyncio.Task[None]] = set()
         self._done: list[Verdict] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -214,18 +218,23 @@ class Guard:
         deadline = loop.time() + self._settings.patience
         self._waiting[ban.target] = ban, address, deadline
         self._waiting.move_to_end(ban.target)
-        self._unasked.append(ban.target)
+        if self._senders.good(self._judge.key(address) or address, ban.since) > 0:
+            self._unasked.appendleft((ban, address))
+        else:
+            self._unasked.append((ban, address))
         if self._timer is None:
             self._timer = loop.call_at(deadline, self._late)
         self._ask()
 
     def _ask(self) -> None:
-        while self._unasked and len(self._flying) < AT_ONCE:
-            found = self._waiting.get(self._unasked.popleft())
-            if found is not None:
-                task = asyncio.get_running_loop().create_task(self._answer(*found[:2]))
-                self._flying.add(task)
-                task.add_done_callback(self._answered)
+        while len(self._flying) < AT_ONCE and (self._unasked or self._overdue):
+            ban, address = self._unasked.popleft() if self._unasked else self._overdue.pop()
+            if self._unasked and ban.target not in self._waiting:
+                self._overdue.append((ban, address))
+                continue
+            task = asyncio.get_running_loop().create_task(self._answer(ban, address))
+            self._flying.add(task)
+            task.add_done_callback(self._answered)
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._flying.discard(task)

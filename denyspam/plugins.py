@@ -150,20 +150,22 @@ def load(conf: str, *, thorough: bool = False) -> tuple[Settings, dict[str, list
     return settings, Filters(conf, thorough=thorough).of(settings)
 
 
+def providers_file(conf: str) -> str:
+    """The list of providers: `providers` beside the configuration file, or in /etc/denyspam, or the shipped one."""
+    folders = dict.fromkeys((os.path.dirname(os.path.abspath(conf)), os.path.dirname(FILTERS)))
+    found = (path for folder in folders if os.path.lexists(path := os.path.join(folder, "providers")))
+    return next(found, str(resources("denyspam.etc").joinpath("providers")))
+
+
 def load_providers(conf: str) -> Providers:
-    """The list of providers: `providers` beside the configuration file, or in /etc/denyspam, or the shipped one. Raises
-    SettingsError."""
-    for folder in dict.fromkeys((os.path.dirname(os.path.abspath(conf)), os.path.dirname(FILTERS))):
-        path = os.path.join(folder, "providers")
-        try:
-            with open(path, "rb") as file:
-                text = file.read(LARGEST).decode("utf-8")
-        except FileNotFoundError:
-            continue
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"the list of providers cannot be read: {error}", path) from error
-        return parse_providers(text, path)
-    return parse_providers(resources("denyspam.etc").joinpath("providers").read_text(encoding="utf-8"), "providers")
+    """Who is on it. Raises SettingsError."""
+    path = providers_file(conf)
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LARGEST).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the list of providers cannot be read: {error}", path) from error
+    return parse_providers(text, path)
 
 
 def load_action(settings: Settings) -> Action:

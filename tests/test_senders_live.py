@@ -166,6 +166,23 @@ def test_a_ban_waits_for_dns_two_seconds_at_most(daemon: Live, resolver: Resolve
     assert alarms(daemon) == []
 
 
+def test_a_provider_is_taken_back_after_a_flood(daemon: Live, network: Network, resolver: Resolver) -> None:
+    """Of hosts whose zones are silent, as many as keep every question in flight for longer than a ban waits."""
+    resolver.hosts({GOOGLE: "mail.google.com"}, **{"*": ["SILENT"]})
+    configure(daemon, PROVIDERS, "patience = 1s")
+    daemon.start()
+    strangers = [f"198.51.100.{number}" for number in range(100)]
+    daemon.write([line for address in [*strangers, GOOGLE] for line in viruses(address, 5)])
+    until(lambda: "spared, late" in "".join(each["note"] for each in daemon.json("list", "--withheld")), "google's")
+    until(lambda: daemon.held() == {*strangers}, "the flood's bans")
+    (spared,) = daemon.json("list", "--withheld")
+    assert (spared["address"], spared["note"]) == (GOOGLE, "spared, late: mail.google.com, forward-confirmed")
+    assert network.connects(SERVER4, 25, GOOGLE)
+    daemon.stop()
+    daemon.start()
+    assert daemon.held() == {*strangers}
+
+
 @pytest.mark.parametrize("unanswered", ["ban", "notice"])
 def test_a_dead_resolver(daemon: Live, resolver: Resolver, unanswered: str) -> None:
     resolver.zone({"*": ["SERVFAIL"]})
@@ -354,6 +371,7 @@ def test_a_list_of_ones_own(daemon: Live, resolver: Resolver) -> None:
     daemon.write(viruses(GOOGLE, 5) + viruses(STRANGER, 5))
     until(lambda: daemon.held() == {GOOGLE}, "the ban")
     until(lambda: daemon.json("list", "--withheld")[0]["note"].startswith("spared: out.partner"), "the partner")
+    assert f"{daemon.folder / 'providers'}: 1 provider name\n" in daemon.ask("check").stdout
     (daemon.folder / "providers").write_text("partner.example\n\n<script>\n")
     check = daemon.ask("check")
     assert check.returncode == 78
