@@ -38,6 +38,7 @@ from denyspam.tally import Steps
 DAY = 86_400
 
 SECONDS = 10.0  # to wait for the daemon: a report without it is better than none
+OLDEST = 3  # schema whose tables this can read
 ATTEMPTS = 3  # to read a ledger that a daemon begins to write in the very moment
 MEANING = {
     "virus": "sent a virus",
@@ -108,9 +109,10 @@ def _opened(path: str, written: bool) -> sqlite3.Connection:
 
 def _read(database: sqlite3.Connection, review: Review) -> dict[str, Any]:
     version = database.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA:
-        newer = "a newer" if version > SCHEMA else "an older"
-        raise sqlite3.NotSupportedError(f"it was written by {newer} denyspam (schema {version}, this reads {SCHEMA})")
+    if version > SCHEMA:
+        raise sqlite3.NotSupportedError(f"it was written by a newer denyspam (schema {version}, this reads {SCHEMA})")
+    if version < OLDEST:
+        raise sqlite3.NotSupportedError("it was written by an older denyspam; `denyspam run` renews it when it starts")
     begin, end = review.begin, review.end
     database.execute("BEGIN")  # all of it as of one moment
     for entry, withheld in _entries(database.execute(BANS, (begin, end))):
