@@ -38,7 +38,7 @@ NAMES = {
     "proxy": Kind(0.0, 0.0, "all accepted mail comes through a proxy that hides its clients"),
     "resolver": Kind(0.0, 10.0, "DNS does not answer"),
     "metrics": Kind(0.0, 0.0, "the metrics cannot be served"),
-    "notify": Kind(0.0, 0.0, "a notification cannot be delivered"),
+    "notify": Kind(90.0, 0.0, "a notification cannot be delivered"),
 }
 
 

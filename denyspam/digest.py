@@ -29,6 +29,7 @@ from denyspam.events import Ban
 TOP = 20
 KEPT = 500  # addresses of which the TOP are chosen
 LOOKED = 500
+LINE = 400  # bytes of a log line
 ALARMS = 50
 RULES = 50
 
@@ -65,7 +66,7 @@ class Digest:
         self.count += len(bans)
         self._rules.update([ban.rule for ban in bans])
         for ban in islice(bans, LOOKED):
-            line = ban.evidence[-1].text if ban.evidence else b""
+            line = ban.evidence[-1].text[:LINE] if ban.evidence else b""
             reason = reasons.get(ban.rule, ban.rule)
             self._add(ban.target.name, Address(1, ban.hits, ban.rule, reason, ban.since, ban.until, line))
         self._bound()

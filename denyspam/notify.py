@@ -100,7 +100,7 @@ class Channel:
         try:
             self.send(digest, mode)
         except (Undelivered, OSError, smtplib.SMTPException, http.client.HTTPException, ValueError) as error:
-            fault = escaped(str(error) or type(error).__name__)
+            fault = escaped(getattr(error, "strerror", None) or str(error) or type(error).__name__)
         with suppress(RuntimeError):  # the loop is closed: the process ends
             loop.call_soon_threadsafe(self._done, fault, every)
 

@@ -15,6 +15,7 @@ import pytest
 from live import Live, live, until, viruses
 from netns import CLIENTS4, CLIENTS6, Network
 
+from denyspam.alarms import NAMES
 from denyspam.cli import _parser
 from denyspam.events import HARMLESS, OFFENCES
 from denyspam.grammar import parse_filter
@@ -65,6 +66,11 @@ def test_every_command_and_option_is_told(command: str, options: list[str]) -> N
     told |= {word.lstrip("-") for word in re.findall(r"\| (-[a-z-]+)", items[0])}
     everywhere = {"h", "help", "c", "q", "quiet", "v", "verbose"}
     assert {option.lstrip("-") for option in options} - everywhere == told
+
+
+def test_every_alarm_is_told() -> None:
+    alarms = PAGES["denyspam.8"].split(".Sh ALARMS")[1].split(".Sh ")[0]
+    assert re.findall(r"^\.It Cm (\S+)$", alarms, re.M) == list(NAMES)
 
 
 def test_every_exit_code_is_told() -> None:
