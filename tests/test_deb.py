@@ -182,6 +182,25 @@ def test_a_life(debian: Booted, package: Path, tmp_path: Path) -> None:  # noqa:
     until(lambda: debian.run("denyspam status").returncode == 0, "ready after the reload")
     assert debian.do("systemctl show -P MainPID denyspam") == pid
 
+    # Watched and told of, from inside the sandbox: by HTTP on loopback, by mail through Postfix, by a command.
+    told = "[notify]\nmail = root\ncommand = /usr/bin/tee /var/lib/denyspam/told\nevery = 2s\n"
+    watched = (
+        debian.do("cat /etc/denyspam/denyspam.conf").replace("[daemon]\n", "[daemon]\nmetrics = 127.0.0.1:9826\n")
+        + told
+    )
+    edited = edited.replace("[daemon]\n", "[daemon]\nmetrics = 127.0.0.1:9826\n") + told
+    (debian.root / "etc/denyspam/denyspam.conf").write_text(watched)
+    debian.do("cp /usr/share/postfix/main.cf.debian /etc/postfix/main.cf; newaliases; systemctl restart postfix")
+    debian.do("systemctl reload denyspam")
+    until(lambda: len(json.loads(debian.do("denyspam status --json"))["notify"]) == 2, "the reload")
+    asked = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9826/metrics').read().decode())"
+    assert "denyspam_bans_active 2" in debian.do(f'python3 -c "{asked}"')
+    debian.offend("203.0.113.11")
+    until(lambda: "203.0.113.11" in debian.run("cat /var/lib/denyspam/told").stdout, "the command was told")
+    until(lambda: "Subject: denyspam on mx" in debian.run("cat /var/mail/root").stdout, "the mail was delivered")
+    told_by = json.loads(debian.do("denyspam status --json"))["notify"]
+    assert [one["fault"] for one in told_by] == [None, None]
+
     # Upgraded: another process, the same bans and configuration.
     newer(package, debian.root / "root/newer.deb", tmp_path)
     debian.do("dpkg -i /root/newer.deb")
