@@ -70,7 +70,7 @@ def test_every_command_and_option_is_told(command: str, options: list[str]) -> N
 
 def test_every_alarm_is_told() -> None:
     alarms = PAGES["denyspam.8"].split(".Sh ALARMS")[1].split(".Sh ")[0]
-    assert re.findall(r"^\.It Cm (\S+)$", alarms, re.M) == list(NAMES)
+    assert re.findall(r"^\.It Sy (\S+)$", alarms, re.M) == list(NAMES)
 
 
 def test_every_exit_code_is_told() -> None:
