@@ -588,8 +588,7 @@ class Daemon:
             row = self._rows[target]
             self._carry_out(target, row)
             fresh.append(row.ban)
-        self.guard.save()
-        self._commit()
+        self._save()
         self.enforcer.ban(fresh)
         log.info(
             "resumed by %s: %s carried out, of %d that the fuse withheld",
@@ -788,7 +787,8 @@ class Daemon:
 
     def status(self) -> str:
         """One line for the supervisor."""
-        words = [f"holding {show.count(len(self.judge.active), 'ban')}, reading {show.count(len(self.logs), 'log')}"]
+        held = len(self.judge.active) - len(self.withheld)
+        words = [f"holding {show.count(held, 'ban')}, reading {show.count(len(self.logs), 'log')}"]
         words += [] if self.ready else ["reading up on the logs"]
         words += [f"NOT THERE: {path}" for path, each in self.logs.items() if not each.source.present]
         words += [f"FAULT: {fault}" for fault in (self.ledger.fault, self.enforcer.trouble) if fault]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -91,7 +93,7 @@ PATIENT = f"{PROVIDERS}\npatience = 30s"  # where no answer may come too late on
 
 def accepted(address: str, when: float) -> list[str]:
     """What postfix prints of a message that it takes."""
-    queue_id = f"4A{os.urandom(4).hex().upper()}"
+    queue_id = f"4A{os.urandom(6).hex().upper()}"
     return [
         f"{stamp(when)} mx postfix/smtpd[2034]: {queue_id}: client=unknown[{address}]",
         f"{stamp(when)} mx postfix/qmgr[1999]: {queue_id}: from=<a@b.example>, size=325, nrcpt=1 (queue active)",
@@ -260,6 +262,28 @@ def test_who_was_accepted_has_higher_limits(daemon: Live, network: Network) -> N
     until(lambda: len(daemon.held()) == 4, "the fifteenth virus")
     assert {each["hits"] for each in daemon.json("list") if each["address"] in (OTHER, "2001:db8:0:1::/64")} == {15}
     assert not network.connects(SERVER4, 25, OTHER)
+
+
+def test_accepted_mail_is_counted_once_however_often_it_is_killed(daemon: Live) -> None:
+    """What was heard and how far the log was read are written together."""
+    configure(daemon, "[senders]\nproviders = no")
+    daemon.start()
+
+    def counted() -> int:
+        with closing(sqlite3.connect(f"file:{daemon.folder / 'state' / 'ledger.db'}?mode=ro", uri=True)) as db:
+            return int(db.execute("SELECT coalesce(sum(accepted), 0) FROM senders").fetchone()[0])
+
+    written = 0
+    for turn in range(4):
+        for batch in range(20):
+            now = time.time() // DAY * DAY + 60
+            daemon.write([line for n in range(40) for line in accepted(f"198.51.100.{n + batch}", now)])
+            written += 40
+        until(lambda before=200 * turn: counted() > before, "some of it")
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+    until(lambda: counted() >= written, "all of it")
+    assert counted() == written
 
 
 def test_replay_with_the_ledger_decides_alike(daemon: Live, resolver: Resolver) -> None:
