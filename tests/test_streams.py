@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -328,6 +329,58 @@ def test_a_reload_that_changes_a_socket_and_one_that_cannot_have_it(tmp_path: Pa
         daemon.conf.write_text(good.replace(f"[syslog {place}]", f"[log {daemon.log}]"))
         reload(daemon)
         assert not place.exists()
+
+
+def opened(folder: str) -> list[str]:
+    """What a process has open, without the numbers of sockets and pipes."""
+    found = []
+    for name in os.listdir(folder):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"{folder}/{name}").partition(":[")[0])
+    return sorted(found)
+
+
+def test_many_hangups_under_load_lose_and_double_nothing(tmp_path: Path) -> None:
+    """Unix socket, UDP, FIFO and a file at once, while SIGHUPs come: each line counts once, no descriptor is left."""
+    fifo, place = tmp_path / "fifo", tmp_path / "log"
+    os.mkfifo(fifo)
+    with live(tmp_path) as daemon, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as unix:
+        daemon.write([])
+        free, peer = udp()
+        port = peer.getpeername()[1]
+        free.close()
+        sections = (f"log {daemon.log}", f"log {fifo}", f"syslog {place}", f"syslog 127.0.0.1:{port}")
+        keys = {"state": tmp_path / "state", "socket": tmp_path / "sock", "mode": "watch"}
+        daemon.conf.write_text(
+            "[daemon]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
+            + "".join(f"[{section}]\nfilters = postfix\n" for section in sections)
+            + "[policy]\nrelay = 10000 in 1d -> ban 1h\n"
+        )  # fmt: skip
+        daemon.start()
+        assert daemon.process
+        descriptors = f"/proc/{daemon.process.pid}/fd"
+        unix.connect(str(place))
+        sent = 0
+        with peer, fifo.open("w") as writer:
+            before = opened(descriptors)
+            deadline = time.monotonic() + 60
+            while daemon.errors.read_text().count(": ready:") < 4 and time.monotonic() < deadline:
+                lines = offences(OFFENDER, 4)
+                unix.send(lines[0].encode())
+                peer.send(lines[1].encode())
+                writer.write(f"{lines[2]}\n")
+                writer.flush()
+                daemon.write(lines[3:])
+                sent += 4
+                daemon.process.send_signal(signal.SIGHUP)
+                time.sleep(0.02)
+
+            def hits() -> bool:
+                answer = daemon.ask("why", OFFENDER, "--json").stdout
+                return bool(answer) and [each["hits"] for each in json.loads(answer)["counts"]] == [sent]
+
+            until(hits, f"{sent} lines counted")
+            until(lambda: opened(descriptors) == before, f"no descriptor left open: {opened(descriptors)}, {before}")
 
 
 def test_lines_piped_into_run(tmp_path: Path) -> None:
