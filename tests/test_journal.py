@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -227,6 +228,8 @@ def test_the_daemon_bans_by_it_and_keeps_its_counts(writer: Journald, tmp_path: 
         assert len(why["lines"]) == 5
         assert {each["file"] for each in why["lines"]} == {f"journal {writer.folder}"}
         before = daemon.json("list")
+        replayed = [json.loads(line) for line in daemon.ask("replay", "--json", str(writer.folder)).stdout.splitlines()]
+        assert [(ban["address"], ban["time"]) for ban in replayed] == [("203.0.113.9", before[0]["since"])]
         daemon.stop(9)
         daemon.start()  # the ban's hits are not counted a second time
         writer.log(relay("203.0.113.9"))
