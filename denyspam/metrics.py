@@ -134,6 +134,7 @@ METRICS = tuple(
         ("log_skew_seconds", "gauge", "How far stamps are ahead of arrival, once steady.", _logs("skew")),
         ("log_skipped_lines_total", "counter", "Lines that could be no hit, by why.", _skipped),
         ("log_lost_total", "counter", "Times that the place of reading was not found again.", _logs("lost")),
+        ("log_dropped_total", "counter", "Datagrams that the kernel dropped unread.", _logs("dropped")),
         ("log_sampled_refusals_total", "counter", "Of sampled lines, those that look like a refusal.", _sampled),
         ("alarms_active", "gauge", "Alarms that are on, by name.", _alarms),
         ("notifications_total", "counter", "Messages to people, by channel and how that went.", _notifications),
