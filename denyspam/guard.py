@@ -190,7 +190,7 @@ class Guard:
         self._bans += 1
         limit = habit(self._hours, now, times)
         if limit is not None and self._bans > limit and EVERY not in self._fuse.blown:
-            said = f"{self._bans} bans in an hour, when {limit // times} were the most before"
+            said = f"{self._bans} bans in an hour, and more than {limit} are out of the ordinary"
             if self._fuse.blow(EVERY, now, said):
                 self._blew(self._fuse.blown[EVERY])
 
