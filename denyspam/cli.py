@@ -731,7 +731,15 @@ def _flush(asked: argparse.Namespace) -> int:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+def _socketless(path: str) -> tuple[str, str] | None:
+    from denyspam import control
+
+    reason = control.obstacle(path, written=False)
+    return None if reason is None else ("socket", f"the socket {path[:100]} cannot be made: {reason}")
+
+
 def _check(asked: argparse.Namespace) -> int:
+    from denyspam import notify
     from denyspam.plugins import Filters, load, load_action, load_providers, providers_file
     from denyspam.sources import usable
 
@@ -751,6 +759,10 @@ def _check(asked: argparse.Namespace) -> int:
         return DONE
     settings, logs = load(conf, thorough=True)
     load_action(settings)
+    for lacking in (notify.unusable(settings.notify), _socketless(settings.socket)):
+        if lacking is not None:
+            line = settings.lines.get(f"{'daemon' if lacking[0] == 'socket' else 'notify'}.{lacking[0]}", 1)
+            raise SettingsError(lacking[1], settings.file, line)
     for note in usable(settings):
         print(f"denyspam: note: {note}", file=sys.stderr)
     for path, each in logs.items():

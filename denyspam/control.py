@@ -43,6 +43,21 @@ class Forbidden(Exception):
     """The daemon, or the socket's mode, keeps this user out."""
 
 
+def obstacle(path: str, *, written: bool = True) -> str | None:
+    """Why no socket can be made at this path, as far as can be told without making one; None where one can.
+
+    Not `written`: whoever asks is not who will make it.
+    """
+    if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return "another file is there, which is no socket"
+    folder = os.path.dirname(path)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        return f"{folder} is no folder"
+    return None if not written or os.access(folder, os.W_OK | os.X_OK) else f"not permitted to write to {folder}"
+
+
 class Server:
     """Answers requests with `handler(request, user)`, which returns the answer."""
 

@@ -35,7 +35,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from denyspam import show, supervisor
 from denyspam.answers import FORCED, MANUAL, Answers
 from denyspam.apart import Loaded
-from denyspam.control import Server
+from denyspam.control import Server, obstacle
 from denyspam.copies import Copies
 from denyspam.drift import Drift
 from denyspam.enforce import Enforcer
@@ -285,6 +285,8 @@ class Daemon:
             loaded = load(self.conf)
             load_action(loaded[0])
             _usable(loaded[0], self.logs.streams())
+            if loaded[0].socket != self.settings.socket:
+                _can_listen(loaded[0])
         except (SettingsError, Unavailable) as error:
             log.error("not reloaded, going on as before: %s", error)
             return
@@ -838,6 +840,14 @@ def _usable(settings: Settings, held: Mapping[str, Source]) -> None:
             pass  # a log that is not there yet is said when it is opened
     except NotPermitted as error:
         raise Unavailable(str(error), 77) from error
+
+
+def _can_listen(settings: Settings) -> None:
+    """Better said before the old socket is closed. Raises SettingsError."""
+    reason = obstacle(settings.socket)
+    if reason is not None:
+        line = settings.lines.get("daemon.socket", 1)
+        raise SettingsError(f"the socket {settings.socket[:100]} cannot be made: {reason}", settings.file, line)
 
 
 @contextmanager

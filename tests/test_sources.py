@@ -193,6 +193,24 @@ def test_check_tests_what_a_reload_would_load(tmp_path: Path) -> None:
     assert not (tmp_path / "log").exists()
 
 
+def test_a_reload_that_could_not_have_its_socket_changes_nothing(tmp_path: Path) -> None:
+    with live(tmp_path) as daemon:
+        daemon.configure(mode="watch")
+        daemon.start()
+        good = daemon.conf.read_text()
+        (tmp_path / "file").write_text("mine")
+        daemon.conf.write_text(good.replace(f"socket = {tmp_path}/sock", f"socket = {tmp_path}/file"))
+        assert daemon.process
+        daemon.process.send_signal(signal.SIGHUP)
+        said = f"not reloaded, going on as before: {daemon.conf}:3: the socket {tmp_path}/file cannot be made"
+        until(lambda: said in daemon.errors.read_text(), "the refusal")
+        done = daemon.ask("check")
+        assert (done.returncode, f"{daemon.conf}:3: the socket" in done.stderr) == (78, True), done.stderr
+        daemon.conf.write_text(good)
+        assert daemon.ask("status").returncode == 0
+        assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_the_command_says_it_with_its_line(tmp_path: Path) -> None:
     with live(tmp_path) as daemon:
         daemon.conf.write_text(f"[log {tmp_path}]\nfilters = postfix\n[policy]\nvirus = 5 in 15m -> ban 1h\n")
