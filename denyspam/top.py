@@ -287,6 +287,7 @@ class Top(App[int]):
         self._wake = asyncio.Event()
         self.inks = Inks(color)
         self.found: dict[str, Any] = {}
+        self._picked: set[str] = set()  # lists in which somebody chose an address other than the first
         self.view = View(zone=zone, color=color)
         self.view.refused = self._refused
         self.picture = Picture()
@@ -347,11 +348,13 @@ class Top(App[int]):
             self._packets = when, packets
 
     def _keep_chosen(self) -> None:
-        """The chosen address of each list stays chosen while it is there; then its neighbour is."""
+        """The address that somebody chose stays chosen while it is there; else the first is, whichever that may be, so
+        that the top of a list is what one sees."""
         for name in (HOT, BANS):
             addresses = [row["address"] for row in self.found[name]]
-            if self.view.selected[name] not in addresses:
+            if name not in self._picked or self.view.selected[name] not in addresses:
                 self.view.selected[name] = addresses[0] if addresses else None
+                self._picked.discard(name)
         if self.view.selected[self.view.focus] is None and any(self.view.selected.values()):
             self.view.focus = HOT if self.view.selected[HOT] else BANS
 
@@ -376,6 +379,10 @@ class Top(App[int]):
     def choose(self, name: str, address: str) -> None:
         self.view.focus = name
         self.view.selected[name] = address
+        if self.found[name][0]["address"] == address:
+            self._picked.discard(name)
+        else:
+            self._picked.add(name)
         self.picture.show()
 
     @property

@@ -22,8 +22,8 @@ put() { install -D -m "$1" "$2" "$tree/$3"; }
 # A copy, since setuptools leaves build/ beside what it builds.
 mkdir "$tree/source" && cp -R setup.cfg setup.py pyproject.toml README.md LICENSE denyspam filters actions etc "$tree/source"
 lib=$tree/usr/lib/denyspam
-$python -m pip install -q --disable-pip-version-check --no-compile --target "$lib" "$tree/source[iptables,mmdb,zstd]" ||
-    $python -m pip install -q --disable-pip-version-check --no-compile --upgrade --target "$lib" "$tree/source[mmdb,zstd]"
+$python -m pip install -q --disable-pip-version-check --no-compile --target "$lib" "$tree/source[iptables,mmdb,top,web,zstd]" ||
+    $python -m pip install -q --disable-pip-version-check --no-compile --upgrade --target "$lib" "$tree/source[mmdb,top,web,zstd]"
 rm -rf "$tree/source" "$lib/bin"
 find "$lib" -name __pycache__ -prune -exec rm -rf {} +
 find "$lib" -name direct_url.json -delete # where it was built is nobody's business

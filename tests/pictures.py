@@ -1,4 +1,5 @@
-"""pictures: the report of a made-up month, as a page and as the pictures of the docs. `make pictures`, a minute.
+"""pictures: the report of a made-up month, as a page and as the pictures of the docs; `top` and `web` beside a daemon
+that reads a busy log. `make pictures`, three minutes.
 
 The month: bench/logs.py's Postfix, exim and sendmail, read by the shipped filters, decided by a policy, kept in a
 ledger as the daemon keeps it; the databases of countries and providers are made up too. Chromium makes the pictures.
@@ -6,14 +7,18 @@ ledger as the daemon keeps it; the databases of countries and providers are made
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import timezone
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -24,6 +29,21 @@ from denyspam.events import Ban, Target  # noqa: E402
 from denyspam.ledger import Ledger  # noqa: E402
 from denyspam.plugins import load  # noqa: E402
 
+if TYPE_CHECKING:
+    import threading
+
+    from browser import Browser
+    from live import Live
+    from netns import Network
+
+VIEWS = """\
+virus      = 5 in 15m -> ban 1h
+relay      = 5 in 15m -> ban 1h
+relay.slow = 50 in 1d -> ban 1d
+reject     = 20 in 15m -> ban 30m
+auth       = 10 in 15m -> ban 2h
+any        = 30 in 1h -> ban 1h
+"""
 CONF = """[daemon]
 state = {0}/state
 socket = {0}/sock
@@ -175,6 +195,117 @@ def report(conf: Path, page: Path) -> None:
     page.write_text(reporting.page({**numbers, **RUNNING}, timezone.utc), encoding="utf-8")
 
 
+FED = 75  # seconds
+
+
+def views(to: Path, folder: Path) -> None:
+    """`top` and `web` beside a daemon that reads a busy log, in a network of its own; a minute and a quarter."""
+    import asyncio
+    import threading
+
+    from browser import browsing
+    from live import Live, viruses
+    from netns import CLIENTS4, Network
+
+    folder.mkdir()
+    over = threading.Event()
+    with Network() as network:
+        daemon = Live(folder, network.server)
+        daemon.configure(policy=VIEWS)
+        daemon.log.touch()
+        daemon.start()
+        feeding = threading.Thread(target=feed, args=(daemon.log, over))
+        feeding.start()
+        try:
+            with daemon.log.open("a") as log:
+                log.writelines(f"{line}\n" for client in CLIENTS4[:3] for line in viruses(client, 5))
+            asyncio.run(screen(daemon, to / "top.png", network))
+            with browsing(folder) as browser:
+                page(daemon, browser, to)
+        finally:
+            over.set()
+            feeding.join()
+            daemon.stop()
+
+
+def feed(log: Path, over: threading.Event) -> None:
+    """What bench/logs.py makes up, as it would come."""
+    chance = Random(3)
+    source = subprocess.Popen(
+        [sys.executable, "-m", "bench.logs", "postfix", "300000", "--seed", "5"], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert source.stdout is not None
+    with log.open("ab", buffering=0) as to:
+        second = 0
+        while not over.wait(0.5):
+            count = int(120 * (1.2 + math.sin(second / 9) + 0.6 * chance.random()))
+            now = time.strftime("%b %e %H:%M:%S", time.gmtime()).encode()
+            to.write(b"".join(now + line[15:] for line in itertools.islice(source.stdout, count)))
+            second += 1
+    source.kill()
+    source.wait()
+
+
+async def screen(daemon: Live, to: Path, network: Network) -> None:
+    import asyncio
+    import re
+
+    from browser import browsing
+    from netns import CLIENTS4, SERVER4
+
+    from denyspam.top import Top
+
+    class Shown(Top):
+        async def _look(self) -> None:
+            await super()._look()
+            if self.found:
+                self.found["host"] = "mx.example.org"
+                self.found["logs"][0]["path"] = "/var/log/mail.log"
+
+    app = Shown(str(daemon.folder / "sock"), timezone.utc)
+    async with app.run_test(size=(150, 42)) as pilot:
+        for second in range(FED):
+            await asyncio.sleep(1)
+            if second % 3 == 0:
+                await asyncio.to_thread(network.connects, SERVER4, 25, CLIENTS4[second % 4], 0.2)
+        await pilot.pause(1.5)
+        drawn = re.sub(r"@font-face \{.*?\}", "", app.export_screenshot(title="denyspam top"), flags=re.S)
+    drawn = drawn.replace("Fira Code", "DejaVu Sans Mono")
+    (daemon.folder / "top.html").write_text(f"<body style='margin:0;background:#0d1117'>{drawn}", encoding="utf-8")
+    with browsing(daemon.folder) as browser:
+        browser.call("Page.navigate", url=(daemon.folder / "top.html").as_uri())
+        browser.until("document.querySelector('svg') !== null")
+        shape = browser.run("(({width, height}) => ({width, height}))(document.querySelector('svg').viewBox.baseVal)")
+        size = {"width": 1500, "height": round(1500 * shape["height"] / shape["width"])}
+        browser.call("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
+        browser.picture(to)
+
+
+def page(daemon: Live, browser: Browser, to: Path) -> None:
+    """The live page, light and dark."""
+    port, words = 8926, daemon.command("web", "--read-only", "--listen", "127.0.0.1:8926")
+    assert daemon.namespace is not None
+    server = subprocess.Popen(words[len(daemon.namespace.prefix) :], stderr=subprocess.PIPE)
+    try:
+        assert server.stderr is not None
+        server.stderr.readline()
+        browser.call("Page.navigate", url=f"http://127.0.0.1:{port}/")
+        browser.until("document.querySelector('#bans tbody')?.rows.length > 3")
+        time.sleep(4)
+        browser.run("document.querySelector('#pause').click()")
+        browser.run("document.querySelector('#host').textContent = 'mx.example.org'")
+        for file, scheme in (("web.png", "light"), ("web-dark.png", "dark")):
+            browser.call(
+                "Emulation.setDeviceMetricsOverride", width=1000, height=1100, deviceScaleFactor=1, mobile=False
+            )
+            feature = {"name": "prefers-color-scheme", "value": scheme}
+            browser.call("Emulation.setEmulatedMedia", features=[feature])
+            browser.picture(to / file)
+    finally:
+        server.terminate()
+        server.wait()
+
+
 def main() -> None:
     to = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs"
     os.environ["TZ"] = "UTC"
@@ -183,6 +314,7 @@ def main() -> None:
         report(month(folder), folder / "report.html")
         for file, dark in (("report.png", False), ("report-dark.png", True)):
             picture(folder / "report.html", to / file, wide=1000, high=1400, dark=dark)
+        views(to, folder / "live")
 
 
 if __name__ == "__main__":

@@ -283,6 +283,21 @@ def test_find_and_pause(daemon: Live) -> None:
     pilot(daemon, play)
 
 
+def test_the_first_is_chosen_until_somebody_chooses(daemon: Live) -> None:
+    async def play(top: Pilot) -> None:
+        daemon.write([relay(QUIET, time.time()) for _ in range(4)])
+        await top.until(lambda: top.app.chosen == QUIET, "the hottest now")
+        await top.press("down")
+        assert top.app.chosen == OTHER
+        daemon.write([relay(CLIENTS4[3], time.time()) for _ in range(4)])
+        await top.until(lambda: CLIENTS4[3] in top.text, "another, hotter one")
+        assert top.app.chosen == OTHER
+        await top.press("home")
+        assert top.app.chosen == CLIENTS4[3]
+
+    pilot(daemon, play)
+
+
 def test_a_mouse_and_every_size(daemon: Live) -> None:
     async def play(top: Pilot) -> None:
         (row,) = [y for y, places in top.app.picture.frame.rows.items() if places[0][3] == SENDER]
