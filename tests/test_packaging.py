@@ -71,6 +71,7 @@ def test_the_wheel_holds_every_module_and_filter(wheel: Path) -> None:
         for path in (ROOT / folder).iterdir():
             if path.suffix in (".py", ".filter"):
                 assert f"{package}/{path.name}" in names
+    assert "denyspam/etc/providers" in names
     assert not [name for name in names if name.startswith(("tests", "etc", "filters", "actions"))]
 
 
