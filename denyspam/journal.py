@@ -9,8 +9,9 @@ library's business. Where that entry is gone (vacuumed while we were away) readi
 left, said and counted. An entry becomes the line that syslog would have written (datagram.py), its time
 __REALTIME_TIMESTAMP; its offset is that time in microseconds, and each is a block of its own.
 
-In process, and not through `journalctl`: a bare loop takes 11 µs an entry instead of 14 and a second process to feed, watch and
-start anew, and needs no package beside the library that every host with a journal has. Only five fields are fetched.
+In process, and not through `journalctl`: a bare loop takes 11 µs an entry instead of 14 and a second process to feed,
+watch and start anew, and needs no package beside the library that every host with a journal has. Only five fields are
+fetched.
 
 Which entries: those of the mail facility, or of `units`, whose names processes cannot choose: where strangers have
 shells, units keep them from accusing anybody with `logger`. The host's journal means the system's, not the users'.
