@@ -23,23 +23,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import http.client
 import json
 import logging
 import os
 import signal
-import smtplib
 import socket
-import ssl
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from email.message import EmailMessage
-from email.policy import SMTP
-from email.utils import formatdate, make_msgid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from denyspam import __version__
@@ -48,6 +42,9 @@ from denyspam.digest import Digest
 from denyspam.events import Ban
 from denyspam.host import zone
 from denyspam.settings import NotifySettings
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection
 
 log = logging.getLogger("denyspam")
 
@@ -99,7 +96,7 @@ class Channel:
         fault: str | None = None
         try:
             self.send(digest, mode)
-        except (Undelivered, OSError, smtplib.SMTPException, http.client.HTTPException, ValueError) as error:
+        except (Undelivered, OSError, ValueError) as error:
             fault = escaped(getattr(error, "strerror", None) or str(error) or type(error).__name__)
         with suppress(RuntimeError):  # the loop is closed: the process ends
             loop.call_soon_threadsafe(self._done, fault, every)
@@ -244,7 +241,7 @@ def _deadline(close: Callable[[], object]) -> Iterator[None]:
     timer.start()
     try:
         yield
-    except (OSError, ValueError, http.client.HTTPException, smtplib.SMTPException) as error:
+    except (Undelivered, OSError, ValueError) as error:
         if late.is_set():
             raise Undelivered(f"not within {SECONDS:.0f} s") from error
         raise
@@ -257,7 +254,15 @@ def _shut(found: socket.socket | None) -> None:
         socket.socket.shutdown(found, socket.SHUT_RDWR)  # TLS' own takes the ground from under the other thread
 
 
+# What follows imports what it needs: smtplib and http.client bring OpenSSL, 7 MB that most daemons never need.
+
+
 def mail(settings: NotifySettings, digest: Digest, mode: str) -> None:
+    import smtplib  # noqa: PLC0415
+    from email.message import EmailMessage  # noqa: PLC0415
+    from email.policy import SMTP  # noqa: PLC0415
+    from email.utils import formatdate, make_msgid  # noqa: PLC0415
+
     host = _host()
     author = settings.author or f"postmaster@{host}"
     message = EmailMessage(SMTP)
@@ -287,6 +292,8 @@ def _refusals(refused: Mapping[str, tuple[int, bytes]]) -> str:
 
 
 def webhook(url: str, body: bytes) -> None:
+    from http.client import HTTPException  # noqa: PLC0415
+
     parts = urlsplit(url)
     headers = {"Content-Type": "application/json", "User-Agent": f"denyspam/{__version__}", "Connection": "close"}
     if parts.username is not None:
@@ -295,8 +302,11 @@ def webhook(url: str, body: bytes) -> None:
     peer = _peer(parts)
     try:
         with _deadline(lambda: _shut(peer.sock)):
-            peer.request("POST", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", body, headers)
-            answer = peer.getresponse()
+            try:
+                peer.request("POST", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", body, headers)
+                answer = peer.getresponse()
+            except HTTPException as error:
+                raise Undelivered(str(error) or type(error).__name__) from error
     finally:
         peer.close()
     if 300 <= answer.status < 400:
@@ -305,11 +315,15 @@ def webhook(url: str, body: bytes) -> None:
         raise Undelivered(f"it answers {answer.status} {answer.reason}")
 
 
-def _peer(parts: SplitResult) -> http.client.HTTPConnection:
+def _peer(parts: SplitResult) -> HTTPConnection:
+    from http.client import HTTPConnection, HTTPSConnection  # noqa: PLC0415
+
     host = parts.hostname or ""
     if parts.scheme == "https":
-        return http.client.HTTPSConnection(host, parts.port, timeout=SECONDS, context=ssl.create_default_context())
-    return http.client.HTTPConnection(host, parts.port, timeout=SECONDS)
+        from ssl import create_default_context  # noqa: PLC0415
+
+        return HTTPSConnection(host, parts.port, timeout=SECONDS, context=create_default_context())
+    return HTTPConnection(host, parts.port, timeout=SECONDS)
 
 
 def run(command: Sequence[str], text: bytes) -> None:
