@@ -350,8 +350,10 @@ class Answers:
 
 
 def _note(request: dict[str, Any]) -> str:
-    """The admin's note, as text that SQLite and every terminal take: JSON may hold half a surrogate pair."""
-    return str(request.get("note") or "")[:1000].encode("utf-8", "replace").decode()
+    """The admin's note, as text that SQLite, the log and every terminal take, on one line: JSON may hold half a
+    surrogate pair, or a terminal's commands."""
+    note = str(request.get("note") or "")[:1000].encode("utf-8", "replace").decode()
+    return "".join(each if each.isprintable() else " " for each in note)
 
 
 def _network(text: Any) -> Network:

@@ -12,6 +12,7 @@ import asyncio
 import errno
 import grp
 import json
+import math
 import os
 import pwd
 import socket
@@ -25,9 +26,12 @@ REQUEST = 16 << 20  # bytes: a batch of 500,000 addresses
 ITEMS = 1_000_000  # commas and opening brackets of a request: 16 MB of `{},` would become 340 MB of objects
 SECONDS = 10.0  # for a request to arrive
 ANSWER = 60.0  # for a slow reader to take the answer
-CONNECTIONS = 64
+CONNECTIONS = 128
+# Taken at a time. Who has sent his request is read from some three turns of the loop later, and must still be there.
+BACKLOG = 16
+TIMEVAL = struct.Struct("@ll")
 SMALL = 65536  # bytes; what a peer may make us keep at any time
-HELD = 64 << 20  # bytes of requests and answers under way at once, but that one may always be as large as it is
+HELD = 32 << 20  # bytes of requests and answers under way at once, but that one may always be as large as it is
 LONGEST = 64 << 20  # bytes of an answer that inquire() takes: it asks for nothing of that length
 PEER = struct.Struct("3i")  # pid, uid, gid: struct ucred, unix(7)
 
@@ -83,7 +87,7 @@ class Server:
                     raise OSError(errno.EADDRINUSE, "another denyspam listens there")
         mask = os.umask(0o177)  # never open to all, not even for a moment
         try:
-            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=SMALL)
+            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=SMALL, backlog=BACKLOG)
         finally:
             os.umask(mask)
         if self._group is not None:
@@ -106,11 +110,11 @@ class Server:
             if user is None:
                 writer.write(_line({"error": "not permitted", "code": 77}))
                 return
-            answer = await self._answer(reader, writer, user)
-            if answer is not None:
-                line = _line(answer)
+            line = await self._answer(reader, writer, user)
+            if line is not None:
                 self._keep(writer, len(line))
                 writer.write(line)
+                del line  # what is left of it waits in the writer
                 await asyncio.wait_for(writer.drain(), ANSWER)
         except asyncio.TimeoutError:  # before OSError, which it is one of since Python 3.11
             writer.transport.abort()  # close() would wait for it to read
@@ -120,34 +124,36 @@ class Server:
             self._peers.pop(writer, None)
             writer.close()
 
-    async def _answer(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str
-    ) -> dict[str, Any] | None:
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str) -> bytes | None:
+        """As it is sent: its objects, ten times as large, are gone while it waits to be read."""
         try:
             line = await asyncio.wait_for(self._request(reader, writer), SECONDS)
             if sum(map(line.count, (b",", b"[", b"{"))) > ITEMS:
-                return {"error": f"more than {ITEMS:,} items in one request", "code": 2}
+                return _line({"error": f"more than {ITEMS:,} items in one request", "code": 2})
             request = json.loads(line) if line else None
         except (ValueError, RecursionError):
-            return {"error": "not one line of JSON", "code": 2}
+            return _line({"error": "not one line of JSON", "code": 2})
         if request is None:
             return None
         if not isinstance(request, dict):
-            return {"error": "not a JSON object", "code": 2}
-        return await self._handler(request, user)
+            return _line({"error": "not a JSON object", "code": 2})
+        return _line(await self._handler(request, user))
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         """The first line. ValueError where it is too long, OSError where the peer was let go."""
         line = bytearray()
-        while chunk := await reader.read(SMALL):
-            end = chunk.find(b"\n") + 1
-            line += chunk[:end] if end else chunk
-            self._keep(writer, len(line))
-            if len(line) > REQUEST:
-                raise ValueError(f"a request of more than {REQUEST} bytes")
-            if end:
-                break
-        return bytes(line)
+        try:
+            while chunk := await reader.read(SMALL):
+                end = chunk.find(b"\n") + 1
+                line += chunk[:end] if end else chunk
+                self._keep(writer, len(line))
+                if len(line) > REQUEST:
+                    raise ValueError(f"a request of more than {REQUEST} bytes")
+                if end:
+                    break
+            return bytes(line)
+        finally:
+            line.clear()  # an exception of a task keeps this frame, until Python looks for cycles
 
     def _keep(self, writer: asyncio.StreamWriter, size: int) -> None:
         """So many bytes are kept for this one: where all are too many, the oldest others that are large go."""
@@ -192,8 +198,10 @@ def ask(path: str, request: dict[str, Any], seconds: float = 60.0) -> dict[str, 
     """The daemon's answer. Raises Unreachable, Forbidden."""
     try:
         with socket.socket(socket.AF_UNIX) as peer:
-            peer.settimeout(seconds)
+            # The kernel keeps those in order who wait to be taken; with a timeout of Python's there is no waiting.
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, TIMEVAL.pack(math.ceil(seconds), 0))
             peer.connect(path)
+            peer.settimeout(seconds)
             with suppress(BrokenPipeError):  # refused unread: the reason can still be read
                 peer.sendall(_line(request))
             with peer.makefile("rb") as stream:

@@ -646,7 +646,7 @@ class Daemon:
         self._arm()
 
     def _expire(self) -> None:
-        """The bans that are over; the kernel has ended them by itself."""
+        """The bans that are over; the kernel has ended them by itself, unless the clock was stepped."""
         now = time.time()
         over = self.judge.expire(now)
         said = []
@@ -659,6 +659,8 @@ class Daemon:
         tell(said)
         if over:
             self._commit()
+            if abs(time.time() - time.monotonic() - self._skew) > DRIFT:
+                self.enforcer.release(release.target for release in over)
         self._arm()
 
     def _arm(self) -> None:

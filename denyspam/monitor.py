@@ -175,7 +175,7 @@ class Monitor:
         """To be called every second."""
         daemon, look = self._daemon, self.alarms.look
         look("ledger", ledger_fault(daemon.ledger), now)
-        fault = daemon.enforcer.fault
+        fault = daemon.enforcer.trouble
         look("firewall", fault and f"{show.count(daemon.enforcer.waiting, 'order')} not taken: {fault}", now)
         self._look(now)
         self._listen()

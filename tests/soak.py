@@ -52,6 +52,7 @@ RATE = 5000  # lines a second
 PIECE = 0.02  # seconds between two writes
 FORGED = 100  # one of so many lines is
 FLUSH, RELOAD, SAMPLE = 20.0, 240.0, 5.0  # seconds
+PATIENCE = 600.0  # seconds; a loaded machine's backlog
 GROWTH, LONG = 1.10, 600.0  # shorter, the queue ids of the last 32 MB of log are still being collected
 LARGEST = 200 << 10  # KiB
 POLICY = """\
@@ -234,7 +235,6 @@ def difference(found: list[Decision], wanted: list[Decision]) -> str:
 def soak(folder: Path, network: Network, seconds: float, rotation: float, seed: int = 1) -> Outcome:
     """The whole of it; see the module's docstring."""
     outcome, chance = Outcome(), Random(seed)
-    lives.PATIENCE = 600.0  # a backlog of a loaded machine
     with live(folder, network.server) as daemon:
         daemon.configure(policy=POLICY)
         good = daemon.conf.read_text()
@@ -332,6 +332,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="do not remove the folder of logs at the end")
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="denyspam-soak-"))
+    lives.PATIENCE = PATIENCE
     with Network(ports=()) as network:
         outcome = soak(folder, network, asked.minutes * 60, min(60.0, asked.minutes * 6), asked.seed)
     outcome.print()

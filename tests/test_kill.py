@@ -1,7 +1,7 @@
 """`kill -9` at a random moment, again and again: the decisions are those of an uninterrupted run, and of replay.
 
 The feed is 100,000 lines of postfix and sendmail, many sessions interleaved, with joins in both directions, rotated on
-its way. The long form, 20 killed runs, is `make soak`'s; DENYSPAM_KILLS sets the number.
+its way. The long form, some hundred kills in 34 runs, is `make faults`'s; DENYSPAM_KILLS sets the number of runs.
 """
 
 from __future__ import annotations

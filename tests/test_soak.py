@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import live
 import pytest
 import soak
 from netns import Network
@@ -13,7 +14,8 @@ SECONDS = float(os.environ.get("DENYSPAM_SOAK", "60"))
 
 
 @pytest.mark.soak
-def test_a_minute_of_everything(tmp_path: Path, network: Network) -> None:
+def test_a_minute_of_everything(tmp_path: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PATIENCE", soak.PATIENCE)
     outcome = soak.soak(tmp_path, network, SECONDS, SECONDS / 6)
     outcome.print()
     assert outcome.faults == []
