@@ -26,12 +26,14 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from denyspam.events import CLIENT, HARMLESS, FilterError
 from denyspam.pattern import IGNORE, Pattern, told
 from denyspam.stamp import Stamps
+from denyspam.ways import choices
 
 BARE = ("bare", "-")
 REPEATED = 1000  # the most that one line counts
 LONG = 600  # bytes: in a longer body to search for a literal costs more than that the anchored pattern begins to match
 PROGRAMS = 1000  # program names remembered per reader; a log holds some tens
 ADDRESSES = 65536  # address texts remembered: 10 MB, an attack's worth
+CHOICES = 6  # parts of a pattern that may take one text in two ways: a line that fails is tried in 64; shipped ones: 4
 SAMPLES_NOW = 4102444800.0  # 2100-01-01: a filter's samples are all in the past
 NO_QUEUE = b"NOQUEUE"
 NOBODYS = frozenset((IGNORE, CLIENT, *HARMLESS))  # kinds that mean nothing without an address
@@ -244,8 +246,18 @@ class Reader:
 
 
 def check(found: Filter) -> None:
-    """Raises FilterError where a sample comes out otherwise, a pattern has none, is hidden, or none says `none`."""
+    """Raises FilterError where a sample comes out otherwise, a pattern has none, is hidden, or none says `none`; and
+    where a pattern could be tried in too many ways."""
     for index, later in enumerate(found.patterns):
+        if len(choices(later.pieces)) > CHOICES:
+            raise FilterError(
+                "too many optional parts that begin alike, as in {? {name}}{? {word}}: each may take what the next"
+                " one could, and the ways multiply on a hostile line; write one in the other, as in"
+                " {? {name}{? {word}}}, or a pattern for each case",
+                found.file,
+                later.line,
+                1,
+            )
         for earlier in found.patterns[:index]:
             if later.examples and all(earlier.fit(example) for example in later.examples):
                 raise FilterError(

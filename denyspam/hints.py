@@ -9,13 +9,19 @@ CAPACITY ids would be kept.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from denyspam.events import Finding
+from denyspam.events import CLIENT, VERDICTS, Finding
 
+ONCE = frozenset((*VERDICTS, "accept"))  # what is said of a message: told again, it is the same event
 REACH = 32 << 20  # bytes
 CAPACITY = 500_000  # ids
+
+
+def asks(finding: Finding) -> bool:
+    """Whether it matters whose the finding's queue id is, or was: not for an offence that names its address."""
+    return finding.address is None or finding.kind in ONCE or finding.kind == CLIENT
 
 
 @dataclass(slots=True, eq=False)
@@ -28,7 +34,8 @@ class Block:
     read: Callable[[Block, int], Finding | None]  # the client line around a byte; None where it is none after all
     offset: int  # of the first byte in its file
     now: float
-    ids: list[bytes] = field(default_factory=list)
+    keys: Mapping[int, int]  # where lines begin that hold needles besides those of hints, and which
+    ids: Sequence[bytes] = ()
 
 
 class Hints:
@@ -38,28 +45,55 @@ class Hints:
         self.known: set[bytes] = set()
         self.every = every
         self._capacity = capacity
-        self._unread: dict[bytes, tuple[Block, int]] = {}
+        self.unread: dict[bytes, tuple[Block, int]] = {}  # by id: the block, and where in it
+        self._more: dict[bytes, list[tuple[Block, int]]] = {}  # of an id that more lines seem to be of
+        self._count = 0  # of those
         self._blocks: dict[str, deque[Block]] = {}
 
-    def __contains__(self, queue_id: bytes) -> bool:
-        return queue_id in self._unread
-
-    def keep(self, block: Block, places: Iterator[tuple[bytes, int]]) -> None:
-        """Put these lines of a block off; none of the ids is in here yet."""
-        for queue_id, at in places:
-            self._unread[queue_id] = block, at
-            block.ids.append(queue_id)
+    def keep(self, block: Block, ids: Sequence[bytes], places: Sequence[int]) -> None:
+        """Put the lines around these places of a block off."""
+        if not ids:
+            return
+        unread = self.unread
+        for queue_id, at in zip(ids, places, strict=True):
+            if queue_id in unread:
+                self._again(queue_id, block, at)
+            else:
+                unread[queue_id] = block, at
+        block.ids = ids
         blocks = self._blocks.setdefault(block.file, deque())
         blocks.append(block)
         reached = block.place + len(block.data) - REACH
-        while blocks and (blocks[0].place + len(blocks[0].data) < reached or len(self._unread) > self._capacity):
-            old = blocks.popleft()
-            for queue_id in old.ids:
-                if self._unread.get(queue_id, (None,))[0] is old:
-                    del self._unread[queue_id]
+        while blocks and (
+            blocks[0].place + len(blocks[0].data) < reached or len(unread) + self._count > self._capacity
+        ):
+            self._drop(blocks.popleft())
 
-    def take(self, queue_id: bytes) -> tuple[Finding | None, int]:
-        """What the line put off for this id says, and its place in its log. KeyError where there is none."""
-        block, at = self._unread.pop(queue_id)
-        finding = block.read(block, at)
-        return finding, block.place + (0 if finding is None else finding.offset - block.offset)
+    def _again(self, queue_id: bytes, block: Block, at: int) -> None:
+        """One more place for an id, unless it is in the line of the last: a line may hold the id a thousand times."""
+        more = self._more.setdefault(queue_id, [])
+        last, place = more[-1] if more else self.unread[queue_id]
+        if last is not block or block.data.find(b"\n", place, at) >= 0:
+            more.append((block, at))
+            self._count += 1
+
+    def _drop(self, block: Block) -> None:
+        for queue_id in block.ids:
+            if self.unread.get(queue_id, (None,))[0] is block:
+                del self.unread[queue_id]
+                more = self._more.pop(queue_id, [])
+                left = [each for each in more if each[0] is not block]
+                self._count -= len(more)
+                if left:
+                    self.unread[queue_id] = left[0]
+                    self._more[queue_id] = left[1:]
+                    self._count += len(left) - 1
+
+    def take(self, queue_id: bytes) -> Iterator[tuple[Finding, int]]:
+        """What the lines put off for this id say, in their order, and their places in their logs."""
+        more = self._more.pop(queue_id, [])
+        self._count -= len(more)
+        for block, at in (self.unread.pop(queue_id), *more):
+            finding = block.read(block, at)
+            if finding is not None:
+                yield finding, block.place + finding.offset - block.offset

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from denyspam.events import CLIENT, HARMLESS, VERDICTS, Event, Finding
-from denyspam.hints import REACH, Hints
+from denyspam.events import CLIENT, HARMLESS, Event, Finding
+from denyspam.hints import ONCE, REACH, Hints, asks
 
 made = tuple.__new__  # an event of the values of another, at a third of what _replace() takes
 
@@ -28,7 +28,6 @@ HOUR = 3600.0  # seconds
 CLIENTS = 500_000
 WAITING = 100_000
 SWEEP = 65_536
-ONCE = frozenset((*VERDICTS, "accept"))
 
 
 class _Client(NamedTuple):
@@ -92,9 +91,13 @@ class Join:
         lapsed = self._lapse(log) if log.offences else ()
         if finding.queue_id is None:
             settled = () if finding.kind == CLIENT else _settled(finding, finding.address)
+        elif not asks(finding):
+            settled = _settled(finding, finding.address)
+            if self._waiting:
+                settled = (*self._resolve((finding.host, finding.queue_id), finding.address, time), *settled)
         else:
             queue_id = finding.queue_id.encode()
-            if queue_id in self.hints:
+            if queue_id in self.hints.unread:
                 self._ask(queue_id)
             known = self.hints.known
             if len(known) > self._sweep:
@@ -125,13 +128,11 @@ class Join:
 
     def _ask(self, queue_id: bytes) -> None:
         """Read what was put off, as if it had been read in its place: nothing waited for it, nothing was told."""
-        finding, position = self.hints.take(queue_id)
-        if finding is not None and finding.queue_id == queue_id.decode():
-            log = self._logs.setdefault(finding.file, _Log())
-            client = _Client(
-                finding.address, log.time if finding.time is None else finding.time, finding.file, position
-            )
-            self._remember((finding.host, finding.queue_id), client)
+        for finding, position in self.hints.take(queue_id):
+            if finding.queue_id == queue_id.decode():
+                log = self._logs.setdefault(finding.file, _Log())
+                time = log.time if finding.time is None else finding.time
+                self._remember((finding.host, finding.queue_id), _Client(finding.address, time, finding.file, position))
 
     def flush(self) -> list[Event]:
         """The logs are over: what still waits comes out without an address, log by log in the order of the lines."""

@@ -15,17 +15,20 @@ Of the lines that only say whose a queue id is, no more than the id is read, as 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
+from itertools import accumulate
 from operator import itemgetter
+from typing import NamedTuple
 
 from denyspam.events import CLIENT, HARMLESS, Finding
 from denyspam.filter import NO_QUEUE, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
-from denyspam.hints import Block, Hints
-from denyspam.pattern import ENDINGS, IGNORE, Pattern, Words
+from denyspam.hints import Block, Hints, asks
+from denyspam.pattern import ENDINGS, IGNORE, Pattern, Words, escaped
 from denyspam.stamp import Stamps
-from denyspam.tree import Tree
+from denyspam.tree import UNTAGGED, Tree
 
 try:
     import hyperscan
@@ -37,10 +40,12 @@ SHORTEST = 3  # bytes; a shorter needle stands in every line
 USUAL = 50  # a message that is taken is so much more frequent than anything else a filter has samples of
 LONGEST = 300  # bytes of a host's and a program's name that are remembered
 HEADERS = 4096  # of them; a log has some tens
-TAGGED = frozenset(bytes([one]) for one in b"[m0123456789")  # what TAGS begin with
+TREES = 64  # of a set of filters, for sets of needles: 10 MB; a log has some ten
+WAYS = 4096  # sets of needles remembered; a log has some tens
 
+_UNTAGGED = re.compile(UNTAGGED)
 made = tuple.__new__
-Search = Callable[[bytes], Sequence[tuple[int, int]]]  # (the end of a needle, its number), in this order
+Search = Callable[[bytes], list[tuple[int, int]]]  # (the end of a needle, its number), in this order
 
 
 def needles(patterns: Sequence[Pattern], dull: Sequence[Sample]) -> tuple[bytes, ...]:
@@ -79,7 +84,7 @@ def needles(patterns: Sequence[Pattern], dull: Sequence[Sample]) -> tuple[bytes,
 def _behind(pattern: Pattern) -> bytes | None:
     """The text right behind the queue id, where the line's body begins with that and the text is long enough."""
     text = pattern.needles[0][0] if pattern.pieces[0].startswith(b"(?P<id>") else b""
-    return text if len(text) >= BEHIND and b"".join(pattern.pieces[1:]).startswith(re.escape(text)) else None
+    return text if len(text) >= BEHIND and b"".join(pattern.pieces[1:]).startswith(escaped(text)) else None
 
 
 def _served(texts: Words, fresh: Words, chosen: set[bytes]) -> bool:
@@ -93,24 +98,77 @@ def _shortest(texts: Words) -> int:
     return min(map(len, texts))
 
 
-@lru_cache(maxsize=64)  # a daemon has many logs with the same filters
-def _search(filters: tuple[Filter, ...], brief: bool) -> tuple[Search, int, tuple[bytes, ...]]:
-    """The search of a block, and the needles of hints: their numbers follow those of the others, of which this many.
+class _Needles:
+    """The needles of some filters' patterns, and what those of a line tell: a line's `key` has a bit for each.
 
-    The needle of a hint stands right behind a queue id.
+    The needles of hints follow the others, of which there are `firm`; they stand right behind a queue id.
     """
-    dull = {IGNORE, *HARMLESS, CLIENT} if brief else {IGNORE}
-    patterns = [each for found in filters for each in found.patterns]
-    firm = [each for each in patterns if each.kind not in dull]
-    guessed: list[Pattern] = []
-    if brief and any("ip" not in each.holes for each in firm):
-        clients = [each for each in patterns if each.kind == CLIENT]
-        guessed = [each for each in clients if _behind(each)]
-        firm += [each for each in clients if not _behind(each)]
-    samples = [each for found in filters for each in found.samples if each.kind is None or each.kind in dull]
-    texts, hints = needles(firm, samples), tuple({text for each in guessed if (text := _behind(each))})
-    search = _naive((*texts, *hints)) if hyperscan is None else _hyperscan((*texts, *hints))
-    return search, len(texts), hints
+
+    def __init__(self, filters: Sequence[Filter], *, brief: bool) -> None:
+        dull = {IGNORE, *HARMLESS, CLIENT} if brief else {IGNORE}
+        patterns = [each for found in filters for each in found.patterns]
+        firm = [each for each in patterns if each.kind not in dull]
+        guessed: list[Pattern] = []  # hints are of these
+        if brief and any("ip" not in each.holes for each in firm):
+            clients = [each for each in patterns if each.kind == CLIENT]
+            guessed = [each for each in clients if _behind(each)]
+            firm += [each for each in clients if not _behind(each)]
+        samples = [each for found in filters for each in found.samples if each.kind is None or each.kind in dull]
+        texts = needles(firm, samples)
+        self.hints = tuple({text for each in guessed if (text := _behind(each))})
+        self.firm = len(texts)
+        self.search = (_naive if hyperscan is None else _hyperscan)((*texts, *self.hints))
+        self.bits = [1 << number for number in range(len(texts) + len(self.hints))]
+        self.bits.append(0)  # of the number -1
+        self.told = tuple(zip(self.hints, self.bits[self.firm :], strict=False))
+        self._wanted = {id(each) for each in (*firm, *guessed)}
+        self._demands = _demands(patterns, (*texts, *self.hints))
+        # One tree for all patterns of one demand, which most of them share, as it takes some 20 ms to make.
+        shared = Counter(demand for each in self._demands.values() for demand in each)
+        self._main = {each: max(demands, key=shared.__getitem__, default=()) for each, demands in self._demands.items()}
+        self._major = 0
+        for demand in self._main.values():
+            for mask in demand:
+                self._major |= mask
+        self._trees: dict[tuple[tuple[Filter, ...], int], Tree | None] = {}
+
+    def vain(self, filters: Sequence[Filter], key: int) -> bool:
+        """Whether no pattern that matters can take a line with these needles."""
+        patterns = (each for found in filters for each in found.patterns if id(each) in self._wanted)
+        return not any(all(_met(demand, key) for demand in self._demands[id(each)]) for each in patterns)
+
+    def tree(self, filters: tuple[Filter, ...], key: int) -> Tree | None:
+        """The patterns that can take a line with these needles, and few others; None where none of them matters."""
+        key &= self._major
+        if (filters, key) not in self._trees:
+            if len(self._trees) >= TREES:
+                key = self._major
+            chosen = [
+                (found.name, each) for found in filters for each in found.patterns if _met(self._main[id(each)], key)
+            ]
+            while chosen and id(chosen[-1][1]) not in self._wanted:
+                del chosen[-1]
+            self._trees[filters, key] = Tree(chosen, filters) if chosen else None
+        return self._trees[filters, key]
+
+
+def _met(demand: tuple[int, ...], key: int) -> bool:
+    """Whether a line with the needles of `key` holds one of these sets of them; a demand for none is met."""
+    return not demand or any(mask & key == mask for mask in demand)
+
+
+_needles_of = lru_cache(maxsize=64)(_Needles)  # a daemon has many logs with the same filters
+
+
+def _demands(patterns: Sequence[Pattern], texts: Sequence[bytes]) -> dict[int, tuple[tuple[int, ...], ...]]:
+    """Of each pattern sets of needles (a bit for each): of each row, one set stands in every line that it takes."""
+    words = list({word for each in patterns for row in each.needles for word in row})
+    begins = [0, *accumulate(len(word) + 1 for word in words)]
+    joined, held = b"\n".join(words), dict.fromkeys(words, 0)
+    for end, number in _naive(texts)(joined):
+        held[words[bisect_left(begins, end) - 1]] |= 1 << number
+    rows = {id(each): [tuple(held[word] for word in row) for row in each.needles] for each in patterns}
+    return {each: tuple(masks for masks in found if all(masks)) for each, found in rows.items()}
 
 
 def _naive(texts: Sequence[bytes]) -> Search:
@@ -147,6 +205,23 @@ def _hyperscan(texts: Sequence[bytes]) -> Search:
     return search
 
 
+class _Way(NamedTuple):
+    """How lines with the same needles are read: as the last of them."""
+
+    head: bytes  # what stood between its stamp and the digits of its pid; empty for a line without host and program
+    host: str
+    tree: Tree | None
+    fit: Callable[[bytes, int], re.Match[bytes] | None]  # the tree's, of a body without tags
+
+
+def _nothing(_line: bytes, _start: int) -> None:
+    return None
+
+
+VAIN = _Way(b"\n", "", None, _nothing)  # whatever else stands in such a line, it says nothing
+UNSEEN = _Way(b"\n", "", None, _nothing)  # no line begins so
+
+
 class Scanner:
     """The filters of one log `file`. `bad_address` and `bad_time` count what could be no hit.
 
@@ -157,16 +232,13 @@ class Scanner:
     def __init__(self, filters: Sequence[Filter], file: str, stamps: Stamps, hints: Hints | None = None) -> None:
         self._file = file
         self._stamps = stamps
+        self._filters = tuple(filters)
         self._reader = Reader(filters, stamps)
         self._hints = hints
-        self._search, self._firm, self._texts = _search(tuple(filters), hints is not None)
+        self._needles = _needles_of(self._filters, brief=hints is not None)
         self._dull = {IGNORE} if hints is None else {IGNORE, *HARMLESS}
-        self._headers: dict[bytes, tuple[str, Tree | None]] = {}  # what stands before a pid
-
-    @cached_property
-    def _bare(self) -> Tree | None:
-        """For lines that name no program: not made, at 0.2 s and 3 MB, before there is one."""
-        return _tree(self._reader.bare) if self._reader.bare else None
+        self._headers: dict[bytes, tuple[str, tuple[Filter, ...]]] = {}  # what stands before a pid
+        self._ways: dict[int, _Way] = {}
 
     @property
     def bad_address(self) -> int:
@@ -182,116 +254,145 @@ class Scanner:
         `place` is its place in the log as one endless stream, where that is not `offset`.
         """
         found: list[Finding] = []
-        guesses: list[tuple[bytes, int, int]] = []  # queue id, where it ends, and the needle behind it
-        firm, read = self._firm, self._read
-        stop = counted = 0
-        for end, needle in self._search(block):
+        guesses: list[tuple[int, int]] = []  # the end of a hint's needle, its number
+        firm, bits = self._needles.firm, self._needles.bits
+        ways, read = self._ways, self._read
+        keys: dict[int, int] = {}  # of the lines that hold firm needles
+        start = stop = key = counted = 0
+        hits = self._needles.search(block)
+        hits.append((len(block) + 1, -1))
+        for hit in hits:
+            end, needle = hit
             if needle >= firm:
-                at = end - len(self._texts[needle - firm])
-                start = block.rfind(b" ", max(0, at - 33), at) + 1
-                if start:
-                    guesses.append((block[start:at], at, needle))
-            elif end > stop:
+                guesses.append(hit)
+            if end <= stop:
+                key |= bits[needle]
+            elif needle < firm:
+                if key and (way := ways.get(key) or self._way(key)) is not VAIN:
+                    keys[start] = key
+                    if number:
+                        number += block.count(b"\n", counted, start)
+                        counted = start
+                    finding = read(block[start:stop], way, key, offset + start, number, now)
+                    if finding is not None:
+                        found.append(finding)
+                key = bits[needle]
                 start = block.rfind(b"\n", stop, end) + 1
                 stop = block.find(b"\n", end)
                 if stop < 0:
                     stop = len(block)
-                if number:
-                    number += block.count(b"\n", counted, start)
-                    counted = start
-                finding = read(block[start:stop], offset + start, number, now)
-                if finding is not None:
-                    found.append(finding)
+                if guesses and guesses[-1][0] > start:
+                    key |= self._hinted(guesses, start)
         if guesses and self._hints is not None:
             where = offset if place is None else place
-            lines = Block(block, self._file, where, self._client, offset, now)
+            lines = Block(block, self._file, where, self._client, offset, now, keys)
             clients = self._guess(guesses, found, lines, self._hints)
             if clients:  # by offset
                 return sorted((*found, *clients), key=itemgetter(7))
         return found
 
+    def _hinted(self, guesses: list[tuple[int, int]], start: int) -> int:
+        """The hints' needles of the line that starts there, the last so far."""
+        key = 0
+        for end, needle in reversed(guesses):
+            if end <= start:
+                break
+            key |= self._needles.bits[needle]
+        return key
+
     def _guess(
-        self, guesses: list[tuple[bytes, int, int]], found: list[Finding], block: Block, hints: Hints
+        self, guesses: Sequence[tuple[int, int]], found: list[Finding], block: Block, hints: Hints
     ) -> list[Finding]:
         """The client lines that are asked for; the others are put off."""
-        asked = {finding.queue_id.encode() for finding in found if finding.queue_id is not None}
-        told = {finding.offset for finding in found if finding.kind == CLIENT}
-        known, later = hints.known, {}
-        clients = []
-        read = refused = 0  # up to where: a line may hold a thousand needles, and says one thing
-        silent: set[int] = set()  # needles that are not of this line's program
-        for queue_id, at, needle in guesses:
-            if queue_id not in known and queue_id not in asked and not hints.every:
-                if queue_id not in later and queue_id not in hints:
-                    later[queue_id] = at
-                    continue
-                if at >= refused:
-                    silent.clear()
-                if needle in silent:
-                    continue
-                if not self._speaks(block, at, needle):  # two lines for one id: the later may be a client's own words
-                    silent.add(needle)
-                    refused = (block.data.find(b"\n", at) + 1) or len(block.data)
-                    continue
-                known.add(queue_id)
-            if at < read:
-                continue
-            client = self._client(block, at)
-            read = (block.data.find(b"\n", at) + 1) or len(block.data)
-            if client is not None and client.offset not in told:
-                clients.append(client)
-        if later:
-            hints.keep(block, iter(later.items()))
+        data, known = block.data, hints.known
+        lengths = [-len(text) for text in self._needles.hints]
+        firm = self._needles.firm
+        places = [end + lengths[needle - firm] for end, needle in guesses]
+        ids = [
+            data[start:at] if (start := data.rfind(b" ", at - 33 if at > 33 else 0, at) + 1) else b"" for at in places
+        ]
+        asked = {finding.queue_id.encode() for finding in found if finding.queue_id is not None and asks(finding)}
+        fresh = set(ids)
+        now = fresh if hints.every else (fresh & known) | (fresh & asked)
+        clients: list[Finding] = []
+        if now:
+            told = {finding.offset for finding in found if finding.kind == CLIENT}
+            read = 0  # up to where: a line may hold a thousand needles, and says one thing
+            for at in [at for queue_id, at in zip(ids, places, strict=True) if queue_id in now]:
+                if at >= read:
+                    client = self._client(block, at)
+                    read = (data.find(b"\n", at) + 1) or len(data)
+                    if client is not None and client.offset not in told:
+                        clients.append(client)
+            places = [at for queue_id, at in zip(ids, places, strict=True) if queue_id not in now]
+            ids = [queue_id for queue_id in ids if queue_id not in now]
+        hints.keep(block, ids, places)
         return clients
 
     def _client(self, block: Block, at: int) -> Finding | None:
         """The client line around this byte of a block."""
         start, stop = block.data.rfind(b"\n", 0, at) + 1, block.data.find(b"\n", at)
         line = block.data[start:] if stop < 0 else block.data[start:stop]
-        finding = self._read(line, block.offset + start, 0, block.now)
+        key = block.keys.get(start, 0)
+        for text, bit in self._needles.told:
+            if text in line:
+                key |= bit
+        finding = self._read(line, self._ways.get(key) or self._way(key), key, block.offset + start, 0, block.now)
         return finding if finding is not None and finding.kind == CLIENT else None
 
-    def _speaks(self, block: Block, at: int, needle: int) -> bool:
-        """Whether the program of this line has client lines with this needle."""
-        start = block.data.rfind(b"\n", 0, at) + 1
-        line = block.data[start:at]
-        tree = self._header(line, self._stamps.read(line, block.now)[1])[1]
-        return tree is None or self._texts[needle - self._firm] in map(_behind, tree.clients) or line[:1] == b"<"
+    def _way(self, key: int) -> _Way:
+        """Of needles that no line held so far."""
+        if len(self._ways) >= WAYS:
+            self._ways.clear()
+        way = self._ways[key] = VAIN if self._needles.vain(self._filters, key) else UNSEEN
+        return way
 
-    def _read(self, line: bytes, offset: int, number: int, now: float) -> Finding | None:
-        """What a line says, as `_slowly` would say it."""
-        if line[:1] == b"<" or line[-1:] == b"\r":
+    def _read(  # noqa: PLR0917
+        self, line: bytes, way: _Way, key: int, offset: int, number: int, now: float
+    ) -> Finding | None:
+        """What a line with these needles says, as `_slowly` would say it."""
+        if line[0] == 60 or line[-1] == 13:  # < and CR
             return self._slowly(line, offset, number, now)
         time, start = self._stamps.read(line, now)
-        host, tree, start = self._header(line, start)
-        if tree is None:
-            return None
-        if line[start : start + 1] in TAGGED:
-            tags = TAGS.match(line, start)
-            if tags is not None:
-                if tags["repeated"]:
-                    return self._slowly(line, offset, number, now)
-                start = tags.end()
-        match, leaves = tree.match(line, start), tree.leaves
-        while match is not None:
-            kind, name, ip, queue, user, times, said, stops, word, ending, rest, rivals = leaves[match.lastindex or 0]
-            for text, rival in rivals:
-                if text in line and rival.fit(line[start:]) is not None:
-                    return self._slowly(line, offset, number, now)
-            if ending is None or ending.match(line[: match.end() - 1 : -1]):
+        head, host, tree, fit = way
+        match = None
+        if head:
+            if line.startswith(head, start):
+                match = fit(line, start + len(head))
+        elif _headless(line, start):
+            match = fit(line, start)
+        if match is None:
+            host, tree, match, start = self._otherwise(line, way, start, key)
+            if start < 0:
+                return self._slowly(line, offset, number, now)
+        while True:
+            if tree is None:
+                return None
+            if match is None:
+                return self._nobodys(line, start, time, host, tree, offset, number)
+            kind, name, ip, queue, doubts = tree.leaves[match.lastindex or 0] or tree.leaf(match)
+            user, count = None, 1
+            if doubts is None:
                 break
-            match, leaves = rest().match(line, start), rest().leaves
-        else:
-            for stop in tree.stops:
-                if line.count(stop) > 1 or line.count(stop[:1]) > ENDINGS:
-                    reading = Reader.nobodys(line[start:], time, host, tree.filters)
-                    return self._finding(reading, offset, number, line)
-            return None
-        if said and match.start(said) >= 0:
-            after = match.end(ip)
-            for stop in stops:
-                if line.find(stop, after) >= 0 or (word and stop in match[said]):
-                    return self._slowly(line, offset, number, now)
+            for text, rivals in doubts.rivals:
+                if text in line:
+                    body = line[match.start(1) :]
+                    if any(needed in line and rival.fit(body) is not None for needed, rival in rivals):
+                        return self._slowly(line, offset, number, now)
+            if doubts.ending is not None and not doubts.ending.match(line[: match.end() - 1 : -1]):
+                start, tree = match.start(1), doubts.rest()
+                match = tree.match(line, start)
+                continue
+            if doubts.said and match.start(doubts.said) >= 0:
+                after = match.end(ip)
+                for stop in doubts.stops:
+                    if line.find(stop, after) >= 0 or (doubts.word and stop in match[doubts.said]):
+                        return self._slowly(line, offset, number, now)
+            if doubts.user and match[doubts.user]:
+                user = match[doubts.user].decode("utf-8", "replace")
+            if doubts.times and match[doubts.times]:
+                count = min(max(1, int(match[doubts.times])), REPEATED)
+            break
         address = queue_id = None
         if ip:
             address = canonical(match[ip])
@@ -306,30 +407,61 @@ class Scanner:
             self._reader.bad_time += 1
         if kind in self._dull or (address is None and queue_id is None):
             return None
-        who = match[user].decode("utf-8", "replace") if user and match[user] else None
-        count = min(max(1, int(match[times])), REPEATED) if times and match[times] else 1
         # as Finding(…), without the 0.3 microseconds of that call
-        return made(Finding, (time, kind, address, name, queue_id, who, self._file, offset, number, line, host, count))
+        return made(Finding, (time, kind, address, name, queue_id, user, self._file, offset, number, line, host, count))
 
-    def _header(self, line: bytes, start: int) -> tuple[str, Tree | None, int]:
-        """(host, the patterns for such a line, where its body starts); `start` is where its stamp ends."""
+    def _nobodys(  # noqa: PLR0917
+        self, line: bytes, start: int, time: float | None, host: str, tree: Tree, offset: int, number: int
+    ) -> Finding | None:
+        """What a line says that no pattern takes; `start` is where its body does."""
+        if any(line.count(stop) > 1 or line.count(stop[:1]) > ENDINGS for stop in tree.stops):
+            return self._finding(Reader.nobodys(line[start:], time, host, tree.filters), offset, number, line)
+        return None
+
+    def _otherwise(
+        self, line: bytes, way: _Way, start: int, key: int
+    ) -> tuple[str, Tree | None, re.Match[bytes] | None, int]:
+        """(host, the patterns for such a line, their match, where its body starts; -1: leave it to the Reader).
+
+        `way` led to nothing; `start` is where the stamp ends. The next line with these needles is read as this one.
+        """
+        host, filters, body = self._header(line, start)
+        tree = self._needles.tree(filters, key) if filters else None
+        if tree is None:
+            return host, None, None, body
+        if _UNTAGGED.match(line, body) is None:
+            tags = TAGS.match(line, body)
+            if tags is not None:
+                if tags["repeated"]:
+                    return host, tree, None, -1
+                body = tags.end()
+            return host, tree, tree.match(line, body), body
+        head = line[start : max(start, line.rfind(b"[", start, body)) + 1] if body > start else b""
+        if head and head[:-1] not in self._headers:
+            return host, tree, tree.match(line, body), body
+        fit = tree.usual if head else tree.untagged
+        if way.fit is fit and way.head == head and (head or _headless(line, start)):
+            return host, tree, None, body  # tried
+        self._ways[key] = _Way(head, host, tree, fit)
+        return host, tree, fit(line, start + len(head)), body
+
+    def _header(self, line: bytes, start: int) -> tuple[str, tuple[Filter, ...], int]:
+        """(host, the filters for such a line, where its body starts); `start` is where its stamp ends."""
         pid = line.find(b"[", start, start + LONGEST)
         end = line.find(b"]: ", pid, pid + 12) if pid > 0 else -1
         usual = end > 0 and line[pid + 1 : end].isdigit()
         if usual:
             known = self._headers.get(line[start:pid])
             if known is not None:
-                return known[0], known[1], end + 3
-        colon = line.find(b": ", start, start + LONGEST)
-        if colon < 0 or line.count(b" ", start, colon) > 3:  # no header holds so many blanks
-            return "", self._bare, start
+                return *known, end + 3
+        if _headless(line, start):
+            return "", self._reader.bare, start
         host, filters, body = self._reader.header(line, start)
-        tree = _tree(filters) if filters else None
         if usual and body == end + 3:
             if len(self._headers) >= HEADERS:
                 self._headers.clear()
-            self._headers[line[start:pid]] = host, tree
-        return host, tree, body
+            self._headers[line[start:pid]] = host, filters
+        return host, filters, body
 
     def _slowly(self, line: bytes, offset: int, number: int, now: float) -> Finding | None:
         return self._finding(self._reader.read(line, now), offset, number, line)
@@ -353,6 +485,7 @@ class Scanner:
         )
 
 
-@lru_cache(maxsize=256)
-def _tree(filters: tuple[Filter, ...]) -> Tree:
-    return Tree([(found.name, pattern) for found in filters for pattern in found.patterns], filters)
+def _headless(line: bytes, start: int) -> bool:
+    """Whether no header can stand there: none holds so many blanks."""
+    colon = line.find(b": ", start, start + LONGEST)
+    return colon < 0 or line.count(b" ", start, colon) > 3

@@ -4,31 +4,50 @@ Tried one by one, sixty patterns cost sixty beginnings of the same line. Here pa
 their beginnings, and one match tells which of them is the first that fits, and what its holes took.
 
 The order of the patterns holds: one moves before another only where the two differ in a literal byte at the same place,
-so that no line can fit both. A line where {said} could end twice is left to the patterns themselves (`Reader`).
+so that no line can fit both. Where a piece that patterns share can be read in several ways (`ways`), an earlier one may
+fit all the same: it is a rival, to be asked. A line where {said} could end twice is left to the patterns themselves
+(`Reader`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import NamedTuple
 
-from denyspam.events import CLIENT
 from denyspam.filter import Filter
 from denyspam.pattern import Pattern, compiled
+from denyspam.ways import TAIL, doubles
 
 _GROUP = re.compile(rb"\((?:\?P(?:<(?P<name>\w+)>|=(?P<again>\w+)\)))")
 
+UNTAGGED = rb"(?!\[|message repeated |\d{4}-\d\d-\d\d )"  # nothing that TAGS take stands before the body
+PID = rb"\d{1,10}\]: "
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class _Node:
     """A piece of an expression and what may follow it, in order; a leaf has a number and nothing behind it."""
 
     piece: bytes
     leaf: int | None = None
     following: list[_Node] = field(default_factory=list)
+
+
+class Doubts(NamedTuple):
+    """What may speak against a pattern that matched, and holes that few have; 0 for a hole it has not."""
+
+    said: int
+    stops: tuple[bytes, ...]  # where none of these follows the address, {said} ended at the only place it could,
+    word: bool  # and, with `word`, where none of them stands in it
+    ending: re.Pattern[bytes] | None  # what must stand at the line's end, over the line read backwards; if it does not:
+    rest: Callable[[], Tree]  # the patterns after this one
+    rivals: tuple[tuple[bytes, tuple[tuple[bytes, Pattern], ...]], ...]  # where the first text stands in the line:
+    # earlier ones that may fit all the same, each with a text they need
+    user: int
+    times: int
 
 
 class Leaf(NamedTuple):
@@ -38,14 +57,7 @@ class Leaf(NamedTuple):
     filter: str
     ip: int
     id: int
-    user: int
-    times: int
-    said: int
-    stops: tuple[bytes, ...]  # where none of these follows the address, {said} ended at the only place it could,
-    word: bool  # and, with `word`, where none of them stands in it
-    ending: re.Pattern[bytes] | None  # what must stand at the line's end, over the line read backwards; if it does not:
-    rest: Callable[[], Tree]  # the patterns after this one
-    rivals: tuple[tuple[bytes, Pattern], ...]  # earlier ones that may fit all the same, each with a text they need
+    doubts: Doubts | None  # None: there is nothing else to it
 
 
 def _literal(piece: bytes) -> bool:
@@ -62,29 +74,28 @@ def _shared(node: _Node, piece: bytes) -> _Node | None:
     return None
 
 
-def _insert(root: _Node, pieces: Sequence[bytes], leaf: int) -> list[int]:
-    """Put a pattern in; the leaves of those with which it shares a piece that can be read in several ways.
-
-    Such a piece is read as suits any of them, so the first of them that fits need not be the first in the order.
-    """
-    node, rivals = root, None
+def _insert(root: _Node, pieces: Sequence[bytes], leaf: int) -> list[_Node]:
+    """Put a pattern in; the nodes of its pieces."""
+    node, path = root, []
     for piece in pieces:
         found = _shared(node, piece)
         if found is None:
             found = _Node(piece)
             node.following.append(found)
-        elif rivals is None and piece.startswith(b"(?:"):
-            rivals = list(_leaves(found))
+        path.append(found)
         node = found
     node.following.append(_Node(b"", leaf))
-    return rivals or []
+    return path
 
 
-def _leaves(node: _Node) -> Iterator[int]:
-    if node.leaf is not None:
-        yield node.leaf
-    for one in node.following:
-        yield from _leaves(one)
+def _together(one: Sequence[_Node], other: Sequence[_Node]) -> int:
+    """How many nodes two patterns share."""
+    count = 0
+    for first, second in zip(one, other, strict=False):
+        if first is not second:
+            break
+        count += 1
+    return count
 
 
 def _needed(rival: Pattern, pattern: Pattern) -> bytes:
@@ -95,47 +106,74 @@ def _needed(rival: Pattern, pattern: Pattern) -> bytes:
 class Tree:
     """`match(line, start)` gives the match, `leaves[match.lastindex]` the pattern; None where no pattern fits.
 
-    Where `stops` stand in a line more than once, a pattern with {said} may fit it all the same.
+    A leaf is None until `leaf` has been asked for it. Where `stops` stand in a line more than once, a pattern with
+    {said} may fit it all the same.
     """
 
     def __init__(
-        self,
-        patterns: Sequence[tuple[str, Pattern]],
-        filters: Sequence[Filter] = (),
-        rivals: Sequence[tuple[tuple[bytes, Pattern], ...]] = (),
+        self, patterns: Sequence[tuple[str, Pattern]], filters: Sequence[Filter], stops: tuple[bytes, ...] | None = None
     ) -> None:
         self.filters = filters  # whose patterns they are
+        self.patterns = patterns
+        self.stops = tuple({pattern.stop for _, pattern in patterns if pattern.stop}) if stops is None else stops
         root = _Node(b"")
-        shared = [_insert(root, pattern.pieces, number) for number, (_, pattern) in enumerate(patterns)]
-        self._rivals = rivals or [
-            tuple((_needed(patterns[one][1], pattern), patterns[one][1]) for one in found)
-            for (_, pattern), found in zip(patterns, shared, strict=True)
-        ]
-        self._patterns = patterns
-        self._groups = 0
-        self.clients = tuple(pattern for _, pattern in patterns if pattern.kind == CLIENT)
-        self.stops = tuple({pattern.stop for _, pattern in patterns if pattern.stop})
-        leaves: dict[int, Leaf] = {}
-        self.match = re.compile(self._write(root, {}, leaves), re.DOTALL).match
-        nothing = Leaf("", "", 0, 0, 0, 0, 0, (), False, None, lambda: self, ())
-        self.leaves = [leaves.get(group, nothing) for group in range(self._groups + 1)]
+        self._paths = [_insert(root, pattern.pieces, number) for number, (_, pattern) in enumerate(patterns)]
+        self._numbers: dict[int, tuple[int, dict[bytes, int]]] = {}  # group of a leaf: its pattern, its holes' groups
+        self._groups = 1  # the first is empty, where the body starts
+        self._expression = self._write(root, {})
+        self.leaves: list[Leaf | None] = [None] * (self._groups + 1)
 
-    def _write(self, node: _Node, groups: dict[bytes, int], leaves: dict[int, Leaf]) -> bytes:
+    @cached_property
+    def match(self) -> Callable[[bytes, int], re.Match[bytes] | None]:
+        """From a body's start on."""
+        return re.compile(b"()" + self._expression, re.DOTALL).match
+
+    @cached_property
+    def untagged(self) -> Callable[[bytes, int], re.Match[bytes] | None]:
+        """The same, of a body without tags before it; else None."""
+        return re.compile(UNTAGGED + b"()" + self._expression, re.DOTALL).match
+
+    @cached_property
+    def usual(self) -> Callable[[bytes, int], re.Match[bytes] | None]:
+        """The same, from the digits of the pid on."""
+        return re.compile(PID + UNTAGGED + b"()" + self._expression, re.DOTALL).match
+
+    def leaf(self, match: re.Match[bytes]) -> Leaf:
+        """The pattern that matched, from now on in `leaves`."""
+        group = match.lastindex or 0
+        number, groups = self._numbers[group]
+        name, pattern = self.patterns[number]
+        ip, queue_id, said, user, times = (groups.get(hole, 0) for hole in (b"ip", b"id", b"said", b"user", b"times"))
+        stops = (pattern.stop, b")") if pattern.word[0] else (pattern.stop,)
+        ending = None if pattern.ending is None else compiled(pattern.ending)
+        rest = cache(partial(Tree, self.patterns[number + 1 :], self.filters, self.stops))
+        rivals = self._rivals(number)
+        plain = not (said or ending or rivals or user or times)
+        doubts = None if plain else Doubts(said, stops, bool(pattern.word[0]), ending, rest, rivals, user, times)
+        found = self.leaves[group] = Leaf(pattern.kind, name, ip, queue_id, doubts)
+        return found
+
+    def _rivals(self, number: int) -> tuple[tuple[bytes, tuple[tuple[bytes, Pattern], ...]], ...]:
+        """Earlier patterns that may fit where this one matched, by what then stands in the line."""
+        pattern, path = self.patterns[number][1], self._paths[number]
+        pieces = pattern.pieces
+        by_depth: dict[int, list[Pattern]] = {}
+        for (_, rival), other in zip(self.patterns[:number], self._paths, strict=False):
+            shared = _together(path, other)
+            if shared:
+                by_depth.setdefault(shared, []).append(rival)
+        found: dict[bytes, list[tuple[bytes, Pattern]]] = {}
+        for shared, rivals in by_depth.items():
+            tails = {rival.pieces[shared : shared + TAIL] for rival in rivals}
+            for text in doubles(pieces[:shared], pieces[shared : shared + TAIL], tuple(sorted(tails))):
+                found.setdefault(text, []).extend((_needed(rival, pattern), rival) for rival in rivals)
+        return tuple((text, tuple(rivals)) for text, rivals in found.items())
+
+    def _write(self, node: _Node, groups: dict[bytes, int]) -> bytes:
         """The expression from `node` on; `groups` are those on the way to it."""
         if node.leaf is not None:
             self._groups += 1
-            name, pattern = self._patterns[node.leaf]
-            ip, queue_id, user, times, said = (
-                groups.get(hole, 0) for hole in (b"ip", b"id", b"user", b"times", b"said")
-            )
-            stops = (pattern.stop, b")") if pattern.word[0] else (pattern.stop,)
-            ending = None if pattern.ending is None else compiled(pattern.ending)
-            after = node.leaf + 1
-            rest = cache(partial(Tree, self._patterns[after:], (), self._rivals[after:]))
-            rivals = self._rivals[node.leaf]
-            leaves[self._groups] = Leaf(
-                pattern.kind, name, ip, queue_id, user, times, said, stops, bool(pattern.word[0]), ending, rest, rivals
-            )
+            self._numbers[self._groups] = node.leaf, groups
             return b"()"
         piece, groups = node.piece, dict(groups)
 
@@ -147,5 +185,5 @@ class Tree:
             return b"(?P<s%d>" % self._groups
 
         text = _GROUP.sub(number, piece)
-        following = [self._write(one, groups, leaves) for one in node.following]
+        following = [self._write(one, groups) for one in node.following]
         return text + (following[0] if len(following) == 1 else b"(?:" + b"|".join(following) + b")")

@@ -168,9 +168,9 @@ def test_without_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     data = CAPTURES[0].read_bytes()
     expected = settled([data])
     monkeypatch.setattr(scan, "hyperscan", None)
-    scan._search.cache_clear()
+    scan._needles_of.cache_clear()
     assert expected == settled([data])
-    scan._search.cache_clear()
+    scan._needles_of.cache_clear()
 
 
 def test_a_piece_that_can_be_read_in_two_ways_is_not_shared_blindly() -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 
+from denyspam.events import FilterError
 from denyspam.filter import BARE, Filter, Reader
 from denyspam.grammar import parse_filter
 from denyspam.hints import Hints
@@ -228,6 +229,9 @@ def test_optional_parts_that_repeat_do_not_multiply() -> None:
 
 
 def test_the_search_finds_a_product() -> None:
-    """{name} and {word} by turns are not one text repeated, so they do multiply."""
-    found = parse_filter(FILTER.format(optional="{? {name}}{? {word}}" * 10), "product.filter")
+    """{name} and {word} by turns are not one text repeated, so they do multiply: an admin's own filter is refused."""
+    text = FILTER.format(optional="{? {name}}{? {word}}" * 10)
+    found = parse_filter(text, "x.filter", proved=True)
     assert max(ratio for ratio, _ in dearest(found, paths([found]), 25).values()) > 16
+    with pytest.raises(FilterError, match=r"x\.filter:4:.*multiply"):
+        parse_filter(text, "x.filter")
