@@ -3,7 +3,7 @@
 One answer says it all: rates, the hottest addresses, the newest bans, the firewall's counters, the logs, what is wrong.
 Whoever looks is told the same for FRESH seconds, so that a hundred screens cost no more than one. The counters of the
 firewall are asked for beside it: while it is slow, its last word is shown. Searching all bans lets the daemon go on
-after each PIECE of them.
+after each PIECE of them; different questions are answered one after the other, with a rest as long as the last took.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from denyspam.recent import Recent
 from denyspam.settings import Settings
 
 FRESH = 0.4  # seconds
+REST = 0.5  # seconds at most between two
+KEPT = 8  # snapshots, of different questions
 SHOWN = 100  # rows of each list, unless asked otherwise
 MOST = 1_000  # that may be asked for
 PIECE = 5_000  # bans searched before the daemon does something else: some milliseconds
@@ -66,6 +68,8 @@ class Snapshot:
         self._daemon = daemon
         self._row = row  # a ban as `list` has it
         self._made: dict[tuple[str, int], tuple[float, dict[str, Any]]] = {}
+        self._turn = asyncio.Lock()
+        self._busy = 0.0  # seconds that the last one took
         self._sets: list[dict[str, Any]] | None = None
         self._counting: asyncio.Task[None] | None = None
 
@@ -73,12 +77,20 @@ class Snapshot:
         """The snapshot. In the request, `match` is what the addresses or rules shown contain, `most` how many rows."""
         match = str(request.get("match") or "").strip().lower()[:MATCH]
         most = max(0, min(int(request.get("most", SHOWN)), MOST))
-        now = time.monotonic()
-        self._made = {key: each for key, each in self._made.items() if now - each[0] < FRESH}
-        if (match, most) not in self._made:
-            await self._count()
-            self._made[match, most] = now, await self._snapshot(match, most)
-        return self._made[match, most][1]
+        async with self._turn:
+            self._made = {key: each for key, each in self._made.items() if time.monotonic() - each[0] < FRESH}
+            if (match, most) not in self._made:
+                await asyncio.sleep(
+                    min(self._busy, REST)
+                )  # so that no number of askers takes more than half of our time
+                await self._count()
+                began = time.monotonic()
+                made = await self._snapshot(match, most)
+                self._busy = time.monotonic() - began
+                self._made[match, most] = began, made
+                for key in list(self._made)[:-KEPT]:
+                    del self._made[key]
+            return self._made[match, most][1]
 
     async def _count(self) -> None:
         """Ask for the firewall's counters, and give them a moment."""

@@ -1,7 +1,7 @@
 """web: what `top` shows, as a page in a browser, on loopback or a unix socket. Edge.
 
     GET  /                     the page; it holds no data, only its script asks for some
-    GET  /api/snapshot         the daemon's answer to `top`; `match`, `most` as there
+    GET  /api/snapshot         the daemon's answer to `top`; `match` as there
     GET  /api/why?address=…    its answer to `why`
     POST /api/ban, /api/release, /api/token      {"address", "seconds", "note", "grace"}; with the token alone
 
@@ -49,6 +49,7 @@ LIFE = 60.0  # seconds
 HEAD = 16_384  # bytes of a request's head
 BODY = 4_096  # and of its body
 ASKING = 8
+ROWS = 200  # of each list
 PATIENCE = 10.0  # seconds for the daemon's answer
 SHORTEST = 16  # characters of a token
 TOKEN = re.compile(r"[!-~]+")
@@ -245,11 +246,8 @@ class Page:
     async def _snapshot(self, request: Request) -> Response:
         if self._private and not self._known(request):
             return _told("the token, please", 401)
-        most = request.query_params.get("most", "100")
-        asked = {"command": "top", "match": request.query_params.get("match", "")[:100]}
-        if re.fullmatch(r"\d{1,4}", most):
-            asked["most"] = int(most)  # type: ignore[assignment]
-        answer = await self._ask(asked)
+        match = request.query_params.get("match", "")[:100]
+        answer = await self._ask({"command": "top", "match": match, "most": ROWS})
         if "ok" in answer:
             answer["ok"]["may"] = {"act": self._secret is not None, "known": self._known(request)}
         return _json(answer)

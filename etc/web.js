@@ -209,7 +209,7 @@ async function look() {
   clearTimeout(timer);
   const match = byId("match").value.trim(), mine = asking = {};
   try {
-    const found = await ask(`api/snapshot?most=200&match=${encodeURIComponent(match)}`);
+    const found = await ask(`api/snapshot?match=${encodeURIComponent(match)}`);
     if (mine === asking && !paused) show(found);
   } catch (error) {
     if (mine !== asking) return;

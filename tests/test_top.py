@@ -93,6 +93,17 @@ def test_many_bans_are_searched_while_the_daemon_goes_on(daemon: Live) -> None:
     assert len(asker(daemon)(most=10**6)["bans"]) == MOST
 
 
+def test_many_different_questions_are_answered_in_turn(daemon: Live) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(30) as threads:
+        found = list(threads.map(lambda number: asker(daemon)(match=f"192.0.2.1{number}", most=number), range(30)))
+    assert [len(each["bans"]) for each in found] == [0] * 30  # SENDER is 192.0.2.10, of which no row was asked for
+    with ThreadPoolExecutor(30) as threads:
+        found = list(threads.map(lambda _: asker(daemon)(), range(30)))
+    assert {tuple(ban["address"] for ban in each["bans"]) for each in found} == {(SENDER,)}
+
+
 def asker(daemon: Live, whole: bool = False) -> Callable[..., dict[str, Any]]:
     from denyspam import control
 
