@@ -7,8 +7,9 @@ BIN    := .venv/bin
 
 LINES  ?= 3000000
 MINUTES ?= 30
+EXAMPLES ?= 5000
 
-.PHONY: pictures agree help run test check venv system score soak faults bench deb deb-test clean
+.PHONY: pictures agree help run test check venv system score soak faults fuzz bench deb deb-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +21,7 @@ help:
 	@echo "make agree           the fast reading of logs against the simple one (LINES=3000000)"
 	@echo "make soak            a daemon under load, with faults, for half an hour (MINUTES=30)"
 	@echo "make faults          the tests of faults in their long form (a quarter of an hour)"
+	@echo "make fuzz            every parser before texts that are changed anywhere (EXAMPLES=5000 each; some minutes)"
 	@echo "make bench           measure speed, memory and the firewall, and write docs/benchmarks.md (a quarter of an hour)"
 	@echo "make pictures        the pictures of docs/, made by a browser, of a made-up month and a busy log (chromium, root; three minutes)"
 	@echo "make deb             build dist/denyspam.deb, a package for this release of Debian or Ubuntu"
@@ -56,6 +58,9 @@ soak: venv
 
 faults: venv
 	@DENYSPAM_KILLS=34 DENYSPAM_FAULTS=20 DENYSPAM_ROTATIONS=100 $(BIN)/pytest tests/test_kill.py tests/test_faults*.py
+
+fuzz: venv
+	@DENYSPAM_FUZZ=$(EXAMPLES) $(BIN)/pytest -n 2 tests/test_fuzz.py
 
 bench: venv
 	@$(BIN)/python -m bench

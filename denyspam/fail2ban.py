@@ -57,6 +57,10 @@ PORTS = {
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "mo": 2629746, "y": 31556952}
 
 
+# Not of any expression that fail2ban could read from a file; some stand for pieces while expressions are taken apart.
+STRANGE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
 class ImportFailed(ValueError):
     """What is asked for is not there, or cannot be understood; the message names it."""
 
@@ -127,7 +131,10 @@ class Options:
 
 
 def parse(text: str) -> dict[str, dict[str, str]]:
-    """The sections of an ini file: indented lines go on with the option above; # and ; begin comments."""
+    """The sections of an ini file: indented lines go on with the option above; # and ; begin comments. Raises
+    ImportFailed."""
+    if strange := STRANGE.search(text):
+        raise ImportFailed(f"this is no text: it holds the character {strange[0]!r}")
     found: dict[str, dict[str, str]] = {}
     section, name = "DEFAULT", ""
     for line in text.splitlines():

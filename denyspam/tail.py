@@ -108,11 +108,12 @@ class Position:
     def parse(cls, text: str) -> Position:
         """What text() wrote. ValueError where it is anything else."""
         try:
-            return cls(
-                tuple(Mark(int(d), int(i), int(o), int(n), str(h), str(b)) for d, i, o, n, h, b in json.loads(text))
-            )
-        except TypeError as error:
+            found = tuple(Mark(int(d), int(i), int(o), int(n), str(h), str(b)) for d, i, o, n, h, b in json.loads(text))
+        except (TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a position: {text[:100]!r}") from error
+        if any(mark.offset < 0 or mark.number < 0 for mark in found):
+            raise ValueError(f"not a position: {text[:100]!r}")
+        return cls(found)
 
 
 @dataclass(frozen=True, slots=True)

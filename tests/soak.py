@@ -281,7 +281,7 @@ def _judge(daemon: Live, writer: Writer, outcome: Outcome, began: float, pid: in
         status = daemon.status()
         (log,) = status["logs"].values()
         firewall = status["firewall"]
-        done = log["position"] == log["size"] and not log["behind"] and not status["pending"]
+        done = not log["lag_bytes"] and not log["behind"] and not status["pending"]
         return bool(status["ready"] and done and not firewall["waiting"] and firewall["fault"] is None)
 
     until(read, "the end of the log")
