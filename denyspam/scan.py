@@ -130,12 +130,19 @@ class _Needles:
         for demand in self._main.values():
             for mask in demand:
                 self._major |= mask
+        self._matters: dict[tuple[int, ...], set[tuple[tuple[int, ...], ...]]] = {}
+        for each in patterns:
+            if id(each) in self._wanted:
+                self._matters.setdefault(self._main[id(each)], set()).add(self._demands[id(each)])
         self._trees: dict[tuple[tuple[Filter, ...], int], Tree | None] = {}
 
-    def vain(self, filters: Sequence[Filter], key: int) -> bool:
+    def vain(self, key: int) -> bool:
         """Whether no pattern that matters can take a line with these needles."""
-        patterns = (each for found in filters for each in found.patterns if id(each) in self._wanted)
-        return not any(all(_met(demand, key) for demand in self._demands[id(each)]) for each in patterns)
+        return not any(
+            any(all(_met(demand, key) for demand in demands) for demands in each)
+            for main, each in self._matters.items()
+            if _met(main, key)
+        )
 
     def tree(self, filters: tuple[Filter, ...], key: int) -> Tree | None:
         """The patterns that can take a line with these needles, and few others; None where none of them matters."""
@@ -344,7 +351,7 @@ class Scanner:
         """Of needles that no line held so far."""
         if len(self._ways) >= WAYS:
             self._ways.clear()
-        way = self._ways[key] = VAIN if self._needles.vain(self._filters, key) else UNSEEN
+        way = self._ways[key] = VAIN if self._needles.vain(key) else UNSEEN
         return way
 
     def _read(  # noqa: PLR0917

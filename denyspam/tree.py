@@ -12,9 +12,11 @@ fit all the same: it is a rival, to be asked. A line where {said} could end twic
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
+from itertools import count
 from typing import NamedTuple
 
 from denyspam.filter import Filter
@@ -32,6 +34,7 @@ class _Node:
     """A piece of an expression and what may follow it, in order; a leaf has a number and nothing behind it."""
 
     piece: bytes
+    number: int
     leaf: int | None = None
     following: list[_Node] = field(default_factory=list)
 
@@ -74,28 +77,28 @@ def _shared(node: _Node, piece: bytes) -> _Node | None:
     return None
 
 
-def _insert(root: _Node, pieces: Sequence[bytes], leaf: int) -> list[_Node]:
-    """Put a pattern in; the nodes of its pieces."""
-    node, path = root, []
+def _insert(root: _Node, pieces: Sequence[bytes], leaf: int, numbers: Iterator[int]) -> array[int]:
+    """Put a pattern in; the numbers of the nodes of its pieces."""
+    node, path = root, array("L")
     for piece in pieces:
         found = _shared(node, piece)
         if found is None:
-            found = _Node(piece)
+            found = _Node(piece, next(numbers))
             node.following.append(found)
-        path.append(found)
+        path.append(found.number)
         node = found
-    node.following.append(_Node(b"", leaf))
+    node.following.append(_Node(b"", next(numbers), leaf))
     return path
 
 
-def _together(one: Sequence[_Node], other: Sequence[_Node]) -> int:
+def _together(one: Sequence[int], other: Sequence[int]) -> int:
     """How many nodes two patterns share."""
-    count = 0
+    shared = 0
     for first, second in zip(one, other, strict=False):
-        if first is not second:
+        if first != second:
             break
-        count += 1
-    return count
+        shared += 1
+    return shared
 
 
 def _needed(rival: Pattern, pattern: Pattern) -> bytes:
@@ -116,8 +119,9 @@ class Tree:
         self.filters = filters  # whose patterns they are
         self.patterns = patterns
         self.stops = tuple({pattern.stop for _, pattern in patterns if pattern.stop}) if stops is None else stops
-        root = _Node(b"")
-        self._paths = [_insert(root, pattern.pieces, number) for number, (_, pattern) in enumerate(patterns)]
+        root, numbers = _Node(b"", 0), count(1)
+        # Not the nodes: they are a megabyte.
+        self._paths = [_insert(root, pattern.pieces, place, numbers) for place, (_, pattern) in enumerate(patterns)]
         self._numbers: dict[int, tuple[int, dict[bytes, int]]] = {}  # group of a leaf: its pattern, its holes' groups
         self._groups = 1  # the first is empty, where the body starts
         self._expression = self._write(root, {})
