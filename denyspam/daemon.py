@@ -997,6 +997,7 @@ async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, stop)
                 loop.add_signal_handler(signal.SIGHUP, daemon.hangup)
+                gc.collect()  # the daemon before, a ring of objects: serve() would freeze it for good
                 why = await daemon.serve()
             except sqlite3.Error as error:
                 if isinstance(error, sqlite3.ProgrammingError):

@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from live import Live, live, until, viruses
+from live import Live, live, until, virus, viruses
 from netns import CLIENTS4, Network
 
 SENDER, OTHER, THIRD = CLIENTS4[:3]
@@ -288,3 +288,18 @@ def test_others_are_answered_in_the_midst_of_it(daemon: Live) -> None:
         over.set()
         for thread in threads:
             thread.join()
+
+
+def test_reloads_keep_no_memory(daemon: Live) -> None:
+    daemon.start()
+    assert daemon.process
+    pid = daemon.status()["pid"]
+    daemon.write([virus(f"10.0.{n >> 8}.{n & 255}", time.time(), f"4X{n:08X}") for n in range(30_000)])
+    until(lambda: daemon.status()["events"].get("virus") == {"postfix": 30_000}, "all read")
+    resident = []
+    for number in range(4):
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: daemon.errors.read_text().count(": ready:") == number + 2, "ready again")  # noqa: B023
+        status = Path(f"/proc/{pid}/status").read_text()
+        resident.append(int(next(line for line in status.splitlines() if "VmRSS" in line).split()[1]))
+    assert resident[-1] < 1.1 * resident[0], resident
