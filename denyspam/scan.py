@@ -147,9 +147,9 @@ class _Needles:
     def tree(self, filters: tuple[Filter, ...], key: int) -> Tree | None:
         """The patterns that can take a line with these needles, and few others; None where none of them matters."""
         key &= self._major
+        if len(self._trees) >= TREES and (filters, key) not in self._trees:
+            key = self._major
         if (filters, key) not in self._trees:
-            if len(self._trees) >= TREES:
-                key = self._major
             chosen = [
                 (found.name, each) for found in filters for each in found.patterns if _met(self._main[id(each)], key)
             ]

@@ -173,6 +173,15 @@ def test_without_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     scan._needles_of.cache_clear()
 
 
+def test_lines_with_ever_other_needles_make_few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "TREES", 3)
+    needed = scan._Needles(FILTERS, brief=True)
+    takers = tuple(found for found in FILTERS if found.name == "postfix")
+    made = [needed.tree(takers, bit | other) for bit in needed.bits[:40] for other in needed.bits[40:80]]
+    assert len({id(tree) for tree in made if tree is not None}) <= 4
+    assert needed.tree(takers, -1) is needed.tree(takers, needed.bits[0] | needed._major)
+
+
 def test_a_piece_that_can_be_read_in_two_ways_is_not_shared_blindly() -> None:
     text = """\
 filter x
