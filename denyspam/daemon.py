@@ -12,19 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import gc
 import heapq
 import logging
-import os
-import signal
 import sqlite3
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -43,7 +38,7 @@ from denyspam.events import Ban, Event, Finding, Held, SettingsError, Target
 from denyspam.guard import FUSED, LATE, Guard, Verdict
 from denyspam.host import own_addresses
 from denyspam.join import HOUR, Join
-from denyspam.ledger import MEMORY, Ledger, damaged
+from denyspam.ledger import MEMORY, Ledger
 from denyspam.logfile import NOTHING, LogFile, Logs, Unavailable
 from denyspam.monitor import Monitor
 from denyspam.notify import Notifier, unusable
@@ -52,6 +47,7 @@ from denyspam.recent import Recent
 from denyspam.senders import Providers
 from denyspam.settings import Settings
 from denyspam.sources import NotPermitted, Source, usable
+from denyspam.state import moved, usable_ledger
 from denyspam.watch import Watch
 
 log = logging.getLogger("denyspam")
@@ -62,10 +58,6 @@ FLOOD = 4 * PIECE  # and of one that we are behind with: fewer and larger transa
 DRIFT = 2.0  # seconds the kernel's time left may differ from ours before it is set anew
 RETRY = 0.9  # seconds between two tries to write a ledger that fails: below a tick, so that each one tries
 RELOADS = 1.0  # seconds between two reloads: a storm of SIGHUPs is one, and one more for what came meanwhile
-SWITCH = 0.0005  # seconds a thread may keep the others waiting; Python's 5 ms would stand between a ban and the kernel
-# Objects made before Python looks for cycles among them. At its 700 that took a tenth of a flood's CPU; at 50,000 what
-# the reading of the filters leaves behind would take 5 MB more.
-GARBAGE = 5_000
 TOLD = 500  # decisions in one write to the log
 KIND_AND_FILTER, FILE = attrgetter("kind", "filter"), attrgetter("file")
 
@@ -284,9 +276,9 @@ class Daemon:
         try:
             loaded = load(self.conf)
             load_action(loaded[0])
-            _usable(loaded[0], self.logs.streams())
+            fits(loaded[0], self.logs.streams())
             if loaded[0].socket != self.settings.socket:
-                _can_listen(loaded[0])
+                can_listen(loaded[0])
         except (SettingsError, Unavailable) as error:
             log.error("not reloaded, going on as before: %s", error)
             return
@@ -731,7 +723,7 @@ class Daemon:
             self.ledger.fault = f"{why}; a new one cannot be begun: {error}"
             self._say_fault()
             return
-        log.error("the ledger was damaged (%s): %s", why, _moved(self.ledger))
+        log.error("the ledger was damaged (%s): %s", why, moved(self.ledger))
         unwritten = self.ledger.unwritten
         for target, (row, ban) in self._rows.items():
             if row < unwritten:
@@ -816,23 +808,7 @@ def tell(sentences: Sequence[str]) -> None:
         log.info("%s", "\n".join(sentences[start : start + TOLD]))
 
 
-# --- the process ------------------------------------------------------------------------------------------------------
-
-
-def run(conf: str, read: Callable[[], Loaded], *, flush: bool = False) -> None:
-    """The daemon in the foreground, until SIGTERM; with `flush` that empties the kernel's sets. `read` loads `conf`.
-
-    Raises SettingsError, ActionError, Unavailable.
-    """
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be obeyed: the files are being read anyway
-    gc.set_threshold(GARBAGE)
-    loaded = read()
-    _usable(loaded[0], {})
-    with _locked(loaded[0].state):
-        asyncio.run(_run(conf, loaded, flush))
-
-
-def _usable(settings: Settings, held: Mapping[str, Source]) -> None:
+def fits(settings: Settings, held: Mapping[str, Source]) -> None:
     """What a configuration that reads well may still lack on this host. Raises SettingsError, Unavailable."""
     lacking = unusable(settings.notify)
     if lacking is not None:
@@ -844,189 +820,9 @@ def _usable(settings: Settings, held: Mapping[str, Source]) -> None:
         raise Unavailable(str(error), 77) from error
 
 
-def _can_listen(settings: Settings) -> None:
+def can_listen(settings: Settings) -> None:
     """Better said before the old socket is closed. Raises SettingsError."""
     reason = obstacle(settings.socket)
     if reason is not None:
         line = settings.lines.get("daemon.socket", 1)
         raise SettingsError(f"the socket {settings.socket[:100]} cannot be made: {reason}", settings.file, line)
-
-
-@contextmanager
-def _locked(state: str) -> Iterator[None]:
-    """The state folder, made where it is missing, for this process alone."""
-    try:
-        os.makedirs(state, mode=0o750, exist_ok=True)
-        lock = _lock_file(state)
-    except OSError as error:
-        code = 77 if isinstance(error, PermissionError) else 69
-        raise Unavailable(f"the state folder {state} cannot be used: {error.strerror}", code) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise Unavailable(f"another denyspam runs with the state folder {state}") from error
-    finally:
-        os.close(lock)
-
-
-def _lock_file(state: str) -> int:
-    try:
-        return os.open(os.path.join(state, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
-            raise
-        return os.open(state, os.O_RDONLY | os.O_CLOEXEC)  # banning goes on without a disk
-
-
-@contextmanager
-def _as_owner(folder: str | None) -> Iterator[None]:
-    """Root as the folder's owner, meanwhile, or as himself again (None): what he writes there the daemon must be able
-    to write as well, and a link that its user laid there must not lead root's hand elsewhere."""
-    before = os.geteuid(), os.getegid()
-    wanted = (0, 0)
-    if folder is not None and os.path.isdir(folder):
-        owner = os.stat(folder)
-        wanted = owner.st_uid, owner.st_gid
-    if os.getuid() != 0 or before[0] == wanted[0]:
-        yield
-        return
-    _become(*wanted)
-    try:
-        yield
-    finally:
-        _become(*before)
-
-
-def _become(user: int, group: int) -> None:
-    os.seteuid(0)
-    os.setegid(group)
-    os.seteuid(user)
-
-
-def open_ledger(state: str) -> Ledger:
-    """The ledger of a state folder; where it cannot be opened one in memory, so that banning goes on."""
-    path = os.path.join(state, "ledger.db")
-    try:
-        ledger = Ledger(path, time.time())
-    except (OSError, sqlite3.Error) as error:
-        log.error("the ledger %s cannot be used, remembering bans in memory only: %s", path, error)
-        return memory_ledger(path)
-    if ledger.moved:
-        log.error("the ledger was damaged (%s): %s", ledger.why, _moved(ledger))
-    return ledger
-
-
-def _moved(ledger: Ledger) -> str:
-    return f"it was moved to {ledger.moved} and a new one begun" if ledger.moved else "a new one was begun"
-
-
-def memory_ledger(path: str) -> Ledger:
-    """One in memory, with what can be read of the file."""
-    ledger = Ledger(MEMORY, time.time())
-    if os.path.isfile(path):
-        try:
-            ledger.copy(path)
-        except (OSError, sqlite3.Error) as error:
-            log.error("nor can it be read: %s", error)
-    ledger.lost = True  # what the kernel holds and it does not know is adopted
-    return ledger
-
-
-def usable_ledger(state: str) -> bool:
-    """Whether the ledger of a state folder can be written (by now)."""
-    path = os.path.join(state, "ledger.db")
-    try:
-        with open(path, "r+b"), tempfile.TemporaryFile(dir=state):
-            return True
-    except FileNotFoundError:
-        return os.access(state, os.W_OK)
-    except OSError:
-        return False
-
-
-def flush(settings: Settings, *, keep: bool = True) -> int:
-    """Empty the kernel's sets and end the ledger's bans while no daemon runs; how many bans that ended. Without `keep`
-    nothing of ours is left in the kernel, not even the empty sets.
-
-    Raises ActionError, and Unavailable where a daemon runs that does not answer.
-    """
-    with _as_owner(settings.state), _locked(settings.state):
-        with _as_owner(None):
-            action = load_action(settings)
-            held = action.start()
-            action.release(one.target for one in held)
-            action.stop(keep)
-        ledger = open_ledger(settings.state)
-        rows = ledger.open()
-        for row in rows:
-            ledger.end(row.id, "released", time.time(), "flush")
-        written = ledger.commit()
-        ledger.close()
-    if not written or ledger.path == MEMORY:
-        raise Unavailable(
-            "the kernel's sets are empty, but the ledger cannot be written "
-            f"({ledger.fault or 'it cannot be opened'}): the next start would ban again"
-        )
-    return len(rows)
-
-
-async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
-    sys.setswitchinterval(SWITCH)
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()  # to stop: also by a signal between two runs
-
-    def stop() -> None:
-        supervisor.tell(STOPPING="1", STATUS="stopping")
-        asked.set()
-        daemon.stop()
-
-    def status() -> str:
-        return daemon.status()
-
-    beat = None
-    notifier = Notifier()
-    streams: dict[str, Source] = {}  # from one run to the next
-    state = loaded[0].state
-    ledger = open_ledger(state)
-    try:
-        while True:
-            try:
-                daemon = Daemon(conf, loaded, ledger, notifier, flush, streams)
-                beat = beat or loop.create_task(supervisor.beat(status))
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.add_signal_handler(number, stop)
-                loop.add_signal_handler(signal.SIGHUP, daemon.hangup)
-                gc.collect()  # the daemon before, a ring of objects: serve() would freeze it for good
-                why = await daemon.serve()
-            except sqlite3.Error as error:
-                if isinstance(error, sqlite3.ProgrammingError):
-                    raise
-                ledger = _other_ledger(ledger, error)
-                continue
-            if why == "stop" or asked.is_set():
-                end = "are in the ledger, the kernel's sets empty" if flush else "stay in the kernel until they expire"
-                notifier.leave()
-                log.info("stopped; the bans %s", end)
-                return
-            loaded = daemon.next
-            if ledger.path == MEMORY and usable_ledger(state):
-                ledger.close()
-                ledger = open_ledger(state)
-                ledger.lost = True
-    finally:
-        ledger.close()
-
-
-def _other_ledger(ledger: Ledger, error: sqlite3.Error) -> Ledger:
-    """In the place of one that cannot be read: a new one, and one in memory where that is no better."""
-    if damaged(error) and ledger.moved is None:
-        try:
-            ledger.set_aside(time.time())
-        except (OSError, sqlite3.Error) as second:
-            log.error("no new ledger can be begun: %s", second)
-        else:
-            log.error("the ledger was damaged (%s): %s", error, _moved(ledger))
-            return ledger
-    log.error("the ledger cannot be read, remembering bans in memory only: %s", error)
-    return memory_ledger(ledger.path)

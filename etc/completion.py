@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from denyspam.cli import _parser
+from denyspam.arguments import parser
 
 BANNED = 'denyspam list --json 2>/dev/null | grep -o \'"address": "[^"]*"\' | cut -d\'"\' -f4'
 WHERE = {
@@ -35,11 +35,11 @@ class Command:
 
 
 def commands() -> Iterator[Command]:
-    for action in _parser()._actions:  # argparse tells its tree in no other way
+    for action in parser()._actions:  # argparse tells its tree in no other way
         if isinstance(action, argparse._SubParsersAction):
             texts = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            for name, parser in action.choices.items():
-                yield Command(name, texts[name], dict(_options(parser)), _words(name, parser))
+            for name, each in action.choices.items():
+                yield Command(name, texts[name], dict(_options(each)), _words(name, each))
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, tuple[str, str]]]:

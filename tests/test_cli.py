@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from live import relay, virus
 
-from denyspam import cli
+from denyspam import arguments, cli
 from denyspam.events import Event
 
 NOON = 1_772_618_400.0  # 2026-03-04T10:00:00Z
@@ -286,7 +286,7 @@ def commands() -> list[str]:
 
 
 def test_help_fits_a_screen_and_shows_an_example() -> None:
-    assert len(commands()) == len(cli.EXAMPLES)
+    assert len(commands()) == len(arguments.EXAMPLES)
     for words in ([], *([name] for name in commands())):
         shown = denyspam(*words, "--help", COLUMNS="80").stdout
         assert "Example: denyspam " in shown

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from guides import ROOT, blocks, played
 
-from denyspam import alarms, cli, metrics
+from denyspam import alarms, arguments, metrics
 from denyspam.grammar import parse_filter
 from denyspam.settings import parse
 
@@ -59,4 +59,4 @@ def test_every_command_of_operations_is_one() -> None:
     shown = re.findall(r"`([^`\n]*)`", OPERATIONS) + re.findall(r"^    (.*)$", OPERATIONS, re.M)
     told = {name for text in shown for name in re.findall(r"^denyspam ([a-z0-9-]+)", text)}
     assert len(told) > 5
-    assert told <= set(cli.EXAMPLES)
+    assert told <= set(arguments.EXAMPLES)

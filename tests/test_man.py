@@ -16,7 +16,7 @@ from live import Live, live, until, viruses
 from netns import CLIENTS4, CLIENTS6, Network
 
 from denyspam.alarms import NAMES
-from denyspam.cli import _parser
+from denyspam.arguments import parser
 from denyspam.events import HARMLESS, OFFENCES
 from denyspam.grammar import parse_filter
 from denyspam.pattern import HOLES
@@ -28,10 +28,10 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs/m
 
 def commands() -> Iterator[tuple[str, list[str]]]:
     """(command, its options) of the program."""
-    for action in _parser()._actions:
+    for action in parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for name, parser in action.choices.items():
-                yield name, [option for each in parser._actions for option in each.option_strings]
+            for name, each in action.choices.items():
+                yield name, [option for one in each._actions for option in one.option_strings]
 
 
 def plain(page: str) -> str:
