@@ -8,6 +8,8 @@ address (A or AAAA): the first is written by whoever has the address, and proves
 nearly everybody, a second only of those who claim to be somebody. A name is text of a stranger's: of letters, digits,
 hyphens, underscores and dots, or it is none; the first NAMES of them are looked at.
 Answers are remembered as long as they say, at least SHORTEST and at most LONGEST; failures for SHORTEST.
+An answer that does not fit into a datagram of 512 bytes is nobody's: whoever has a reverse zone may write 64 KB into
+it, which dnspython takes ten seconds to read. So nothing is asked for over TCP, nor by EDNS.
 
 A zone that does not answer is not the same as a resolver that does not: anybody may break his own reverse zone. When
 an answer fails or takes long the resolver is asked for the root's servers, and only where it cannot tell those either
@@ -94,13 +96,14 @@ class Names:
     async def _records(self, name: Any, kind: str) -> tuple[list[Any], float]:
         """(the records, seconds they live); none where there are none. Raises DNSException, OSError."""
         import dns.asyncresolver  # noqa: PLC0415
-        import dns.nameserver  # noqa: PLC0415
+        import dns.message  # noqa: PLC0415
         import dns.resolver  # noqa: PLC0415
 
         if self._resolver is None:
             resolver = dns.asyncresolver.Resolver(configure=not self._servers)
-            if self._servers:
-                resolver.nameservers = [dns.nameserver.Do53Nameserver(*server) for server in self._servers]
+            servers = self._servers or [(str(one), resolver.port) for one in resolver.nameservers]
+            resolver.nameservers = [_short(*server) for server in servers]
+            resolver.use_edns(-1)  # whatever resolv.conf has among its options
             resolver.timeout = self._patience / 2  # of one server: time for another, or a second try
             resolver.lifetime = self._patience
             resolver.cache = None
@@ -109,6 +112,10 @@ class Names:
             answer = await self._resolver.resolve(name, kind, raise_on_no_answer=False, search=False)
         except (dns.resolver.NXDOMAIN, dns.resolver.YXDOMAIN):
             return [], NOBODY
+        except dns.resolver.NoNameservers as error:
+            if any(isinstance(each[3], dns.message.Truncated) for each in error.kwargs["errors"]):
+                return [], NOBODY
+            raise
         if answer.rrset is None:
             return [], NOBODY
         return list(answer.rrset), float(answer.chaining_result.minimum_ttl)
@@ -133,6 +140,20 @@ class Names:
             self._again.cancel()
         if self._trying is not None:
             self._trying.cancel()
+
+
+def _short(address: str, port: int) -> Any:
+    """A name server that is asked for short answers alone."""
+    import dns.exception  # noqa: PLC0415
+    import dns.nameserver  # noqa: PLC0415
+
+    class Short(dns.nameserver.Do53Nameserver):
+        async def async_query(self, *words: Any, **named: Any) -> Any:
+            if named["max_size"]:  # over TCP, after a truncated answer
+                raise dns.exception.FormError
+            return await super().async_query(*words, **named)
+
+    return Short(address, port)
 
 
 def _plain(record: Any) -> str:
