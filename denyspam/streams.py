@@ -7,7 +7,8 @@
 
 There is no position: after a restart nobody can tell what went by, and counts begin anew (bans are in the ledger).
 A reload is no restart: the daemon hands the open stream over, so that not a byte is lost meanwhile, with the newest
-KEPT bytes (compressed) of what it said, from which counters are rebuilt as they are from a file.
+KEPT bytes (compressed, and READ of them read again) of what it said, from which counters are rebuilt as they are from a
+file.
 
 A line's offset counts from the moment the stream was opened, in microseconds of the epoch: so none stands twice.
 
@@ -43,6 +44,7 @@ from denyspam.lines import LIMIT, LineBuffer
 from denyspam.tail import CHUNK, Block
 
 KEPT = 4 << 20  # bytes of compressed text remembered for a reload: some 200,000 lines
+READ = 64 << 20  # bytes of that text: lines that are nearly alike become a hundredth
 PIECE = 262_144  # bytes compressed at once
 HEAD = struct.Struct("=dQI")  # when it came, offset, length
 RECEIVE = 8 << 20  # bytes that may wait in the kernel: a UDP sender does not wait for us
@@ -52,12 +54,13 @@ PAUSE = 1.0  # seconds between two looks at a path
 
 
 class Kept:
-    """The newest blocks of a stream, at most `limit` bytes of them, compressed."""
+    """The newest blocks of a stream: at most `limit` bytes of them, compressed, that were at most `read` bytes."""
 
-    def __init__(self, limit: int = KEPT) -> None:
+    def __init__(self, limit: int = KEPT, read: int = READ) -> None:
         self._limit = limit
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
+        self._read = read
+        self._pieces: deque[tuple[bytes, int]] = deque()  # compressed, and how long it was
+        self._size = self._length = 0
         self._open = bytearray()
         self.whole = True  # nothing was forgotten yet
 
@@ -65,22 +68,26 @@ class Kept:
         self._open += HEAD.pack(arrived, block.offset, len(block.data))
         self._open += block.data
         if len(self._open) >= PIECE:
-            self._pieces.append(zlib.compress(self._open, 1))
-            self._size += len(self._pieces[-1])
+            self._pieces.append((zlib.compress(self._open, 1), len(self._open)))
+            self._size += len(self._pieces[-1][0])
+            self._length += len(self._open)
             self._open.clear()
-            while self._size > self._limit:
-                self._size -= len(self._pieces.popleft())
+            while self._size > self._limit or self._length > self._read:
+                piece, length = self._pieces.popleft()
+                self._size -= len(piece)
+                self._length -= length
                 self.whole = False
 
     def history(self, file: str, enough: Callable[[bytes], bool]) -> Iterator[Block]:
         """What is kept, oldest first, from a piece on whose first line is old enough."""
-        pieces = [bytes(self._open)] if self._open else []
-        for piece in reversed(self._pieces):
-            if pieces and enough(_first_line(pieces[-1])):
-                break
-            pieces.append(zlib.decompress(piece))
-        while pieces:
-            piece, place = pieces.pop(), 0
+        packed = [each for each, _ in self._pieces]
+        opened = bytes(self._open)
+        first, line = len(packed), _first_line(opened) if opened else None
+        while first > 0 and (line is None or not enough(line)):
+            first -= 1
+            line = _first_line(zlib.decompress(packed[first]))
+        for at in range(first, len(packed) + bool(opened)):  # one at a time: all of them would be READ bytes
+            piece, place = zlib.decompress(packed[at]) if at < len(packed) else opened, 0
             while place < len(piece):
                 arrived, offset, length = HEAD.unpack_from(piece, place)
                 place += HEAD.size + length

@@ -107,7 +107,7 @@ def test_what_is_kept_is_bounded_and_the_newest() -> None:
     for number in range(200):
         data = b"".join(b"%s %d\n" % (os.urandom(30).hex().encode(), number) for _ in range(40))
         kept.add(Block("f", number, 0, data), float(number))
-        sizes.append(sum(map(len, kept._pieces)) + len(kept._open))
+        sizes.append(sum(len(piece) for piece, _ in kept._pieces) + len(kept._open))
     assert max(sizes) < 50_000 + 2 * PIECE
     assert not kept.whole
     found = list(kept.history("f", lambda _: False))
@@ -117,6 +117,17 @@ def test_what_is_kept_is_bounded_and_the_newest() -> None:
     late = [block.offset for block in kept.history("f", lambda line: int(line.split()[1]) < 150)]
     assert late[-1] == 199
     assert numbers[0] <= late[0] < 150
+
+
+def test_lines_that_are_alike_are_no_flood_of_memory_at_a_reload() -> None:
+    kept = Kept(read=4 * PIECE)
+    line = b"x" * 1000 + b"\n"  # becomes a hundredth
+    for number in range(3_000):
+        kept.add(Block("f", number, 0, line), 0.0)
+    numbers = [block.offset for block in kept.history("f", lambda _: False)]
+    assert numbers == list(range(numbers[0], 3_000))
+    assert 3 * PIECE < len(numbers) * len(line) < 5 * PIECE
+    assert not kept.whole
 
 
 def test_nothing_is_kept_of_nothing() -> None:
