@@ -88,15 +88,19 @@ class Channel:
         self.going, self.waiting, self._since = self.waiting, Digest(), None
         self._next = time + every
         loop = asyncio.get_running_loop()
-        threading.Thread(
+        thread = threading.Thread(
             target=self._carry, args=(self.going, mode, every, loop), name=f"notify {self.kind}", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # as many threads as may be
+            self._done(str(error), every)
 
     def _carry(self, digest: Digest, mode: str, every: float, loop: asyncio.AbstractEventLoop) -> None:
         fault: str | None = None
         try:
             self.send(digest, mode)
-        except (Undelivered, OSError, ValueError) as error:
+        except Exception as error:  # whatever the other end made of it: a channel is never left waiting
             fault = escaped(getattr(error, "strerror", None) or str(error) or type(error).__name__)
         with suppress(RuntimeError):  # the loop is closed: the process ends
             loop.call_soon_threadsafe(self._done, fault, every)
@@ -230,15 +234,16 @@ def _host() -> str:
 def _deadline(close: Callable[[], object]) -> Iterator[None]:
     """Calls `close` when what is done within takes longer than SECONDS."""
 
-    def over() -> None:
-        late.set()
-        with suppress(OSError):
-            close()
+    def watch() -> None:
+        wait = SECONDS
+        while not done.wait(wait):  # and again: it may only now have found a name's address, or the next of many
+            late.set()
+            wait = 1.0
+            with suppress(OSError):
+                close()
 
-    late = threading.Event()
-    timer = threading.Timer(SECONDS, over)
-    timer.daemon = True
-    timer.start()
+    late, done = threading.Event(), threading.Event()
+    threading.Thread(target=watch, name="notify deadline", daemon=True).start()
     try:
         yield
     except (Undelivered, OSError, ValueError) as error:
@@ -246,7 +251,7 @@ def _deadline(close: Callable[[], object]) -> Iterator[None]:
             raise Undelivered(f"not within {SECONDS:.0f} s") from error
         raise
     finally:
-        timer.cancel()
+        done.set()
 
 
 def _shut(found: socket.socket | None) -> None:
@@ -277,7 +282,8 @@ def mail(settings: NotifySettings, digest: Digest, mode: str) -> None:
         run((settings.server, "-i", "-t"), message.as_bytes(policy=SMTP.clone(linesep="\n")))
         return
     hello = host if "." in host else "[127.0.0.1]"  # servers refuse names that are not fully qualified
-    with smtplib.SMTP(local_hostname=hello, timeout=SECONDS) as server, _deadline(lambda: _shut(server.sock)):
+    server = smtplib.SMTP(local_hostname=hello, timeout=SECONDS)  # connects to nobody yet
+    with _deadline(lambda: _shut(server.sock)), server:  # its end, which waits for the answer to QUIT, is within
         server.connect(*settings.server)
         try:
             refused = server.send_message(message, author, settings.mail)

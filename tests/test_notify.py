@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from ipaddress import ip_network
@@ -176,11 +176,58 @@ def drip(data: bytes, pause: float = 0.05) -> Iterator[tuple[str, int]]:
         listener.close()
 
 
+class Farewell:
+    """A mail server that takes a message, and does not come to the end of its goodbye."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.place = self._listener.getsockname()
+
+    def __enter__(self) -> Farewell:
+        threading.Thread(target=self._talk, daemon=True).start()
+        return self
+
+    def _talk(self) -> None:
+        peer, _ = self._listener.accept()
+        with peer, peer.makefile("rb") as lines, suppress(OSError):
+            peer.sendall(b"220 hello\r\n")
+            for line in lines:
+                if line.startswith(b"QUIT"):
+                    while True:
+                        peer.sendall(b"221-and another thing\r\n")
+                        time.sleep(0.05)
+                if line.startswith((b"ehlo", b"mail", b"rcpt")):
+                    peer.sendall(b"250 yes\r\n")
+                elif line.startswith(b"data"):
+                    peer.sendall(b"354 go on\r\n")
+                elif line == b".\r\n":
+                    peer.sendall(b"250 taken\r\n")
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+
+def test_a_deadline_that_finds_no_connection_yet_finds_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that takes its time, or the first of many addresses."""
+    monkeypatch.setattr(notify, "SECONDS", 0.2)
+    real = socket.getaddrinfo
+
+    def slow(*words: Any, **named: Any) -> Any:
+        time.sleep(0.5)
+        return real(*words, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with drip(b"HTTP/1.1 100 Continue\r\n\r\n") as (host, port), pytest.raises(Undelivered, match="not within"):
+        webhook(f"http://{host}:{port}/", b"{}")
+
+
 def test_who_answers_a_little_at_a_time_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline is for the whole, not for each silence."""
     monkeypatch.setattr(notify, "SECONDS", 0.5)
     with drip(b"220-hello\r\n") as server, pytest.raises(Undelivered, match="not within"):
         mail(NotifySettings(mail=("a@b",), server=server), digest(), "enforce")
+    with Farewell() as server:
+        mail(NotifySettings(mail=("a@b",), server=server.place), digest(), "enforce")  # taken all the same
     with drip(b"X: y\r\n") as (host, port), pytest.raises(Undelivered, match="X: y"):
         webhook(f"http://{host}:{port}/", b"{}")
     with drip(b"HTTP/1.1 100 Continue\r\n\r\n") as (host, port), pytest.raises(Undelivered, match="not within"):
@@ -414,6 +461,30 @@ def test_what_cannot_be_delivered_waits_is_an_alarm_and_comes_later(hook: Hook) 
     (channel,) = notifier.status()
     assert (channel["sent"], channel["fault"], channel["waiting"]) == (1, None, False)
     assert channel["failed"] >= 2
+
+
+def test_no_thread_is_left_or_the_way_out_has_a_bug(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(notifier: Notifier, alarms: Alarms, wait: Any) -> None:
+        notifier.banned([ban("192.0.2.7")], NOW)
+        (channel,) = notifier.channels.values()
+
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            await wait(0.6)
+        assert channel.status()["fault"] == "can't start new thread"
+        send = channel.send
+        channel.send = lambda *_: {}["a bug"]
+        await wait(1.0)
+        assert channel.status()["fault"] == "'a bug'"
+        channel.send = send
+        await wait(1.5)
+
+    notifier = notified(settings(hook), play)
+    assert told(hook) == [1]
+    assert notifier.status()[0]["fault"] is None
 
 
 def test_one_way_that_hangs_holds_no_other_up(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
