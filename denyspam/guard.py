@@ -70,6 +70,7 @@ class Guard:
         self._senders.restore(ledger.senders())
         self._front = Front()
         self._fuse = Fuse(self._fuse_settings.share, self._fuse_settings.within)
+        self._dirty = False
         self._restore(ledger.facts())
         self._hours: dict[int, int] = {}  # as the ledger has them, asked for anew each hour
         self._hour = self._bans = 0  # this hour, and its bans
@@ -85,7 +86,6 @@ class Guard:
         self._flying: set[asyncio.Task[None]] = set()
         self._done: list[Verdict] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._dirty = False
         self._proxies: set[str] = set()  # addresses of which a ban was withheld; at most FEW at a time, and some before
         self.unasked = 0  # bans carried out without an answer
 
@@ -96,6 +96,12 @@ class Guard:
                     restore(json.loads(facts[name]))
             except (AttributeError, KeyError, TypeError, ValueError):
                 log.error("the ledger's record of the %s is unreadable, beginning anew", name)
+        settings = self._fuse_settings
+        for kind in list(self._fuse.blown):  # by a fuse that is there no more, and so would never be whole again
+            if not (settings.bans if kind == EVERY else settings.share):
+                del self._fuse.blown[kind]
+                self._dirty = True
+                log.warning("there is no such fuse any more: bans for %s are carried out again", kind)
 
     # --- what is heard ------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ the host's newest day.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
@@ -34,6 +35,7 @@ FEW = 4  # addresses of which all mail comes: the nodes of a proxy
 FRONT_DAYS = 3  # that are looked at
 FRONT_LEAST = DAY  # seconds between the first and the last message that they must span
 FRONT_MESSAGES = 100
+FRONT_SHARE, FRONT_ENOUGH = 20, 20  # a node of a front has a twentieth of the messages, or twenty
 
 Row = tuple[str, int, int, int, int, int]  # key, day, accepted, offences, good, bad: as the ledger keeps it
 
@@ -132,7 +134,8 @@ class Front:
     """Do all accepted messages come from hardly any address? Then these stand in front of us, and hide their clients.
 
     At least FRONT_MESSAGES in the last FRONT_DAYS days, over FRONT_LEAST seconds, from at most FEW addresses. A flood
-    of one offender makes most sessions too; it is no front as long as a fifth host has sent us mail in these days.
+    of one offender makes most sessions too; it is no front as long as a fifth host has sent us mail in these days. Nor
+    is one in front who had a message or two accepted beside: that would be a cheap way never to be banned.
     """
 
     def __init__(self) -> None:
@@ -159,11 +162,14 @@ class Front:
 
     def addresses(self) -> frozenset[str]:
         """Those in front of us; none where mail comes from the world."""
-        found = frozenset(address for known in self._days.values() for address in known)
-        messages = sum(sum(known.values()) for known in self._days.values())
+        found: Counter[str] = Counter()
+        for known in self._days.values():
+            found.update(known)
+        messages = found.total()
         if len(found) > FEW or messages < FRONT_MESSAGES or self._last - self._first < FRONT_LEAST:
             return frozenset()
-        return found
+        least = min(messages / FRONT_SHARE, FRONT_ENOUGH)
+        return frozenset(address for address, count in found.items() if count >= least)
 
     def state(self) -> dict[str, object]:
         """As JSON takes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import ip_network
 
 from denyspam.events import Ban, Event, Policy, Target
@@ -10,7 +11,7 @@ from denyspam.guard import FUSED, Guard
 from denyspam.ledger import MEMORY, Ledger
 from denyspam.policy import Judge
 from denyspam.senders import Providers
-from denyspam.settings import FuseSettings, Settings
+from denyspam.settings import FuseSettings, SendersSettings, Settings
 
 HOUR = 3600.0
 START = 480_000 * HOUR
@@ -68,6 +69,27 @@ def test_a_young_installation_has_no_habit_and_a_quiet_one_a_floor() -> None:
 
 def test_off_no_number_is_too_many() -> None:
     assert withheld(guard(past(DAYS, 5), 0), 30_000, START + 1) == 0
+
+
+def test_a_fuse_that_is_configured_no_more_withholds_nothing() -> None:
+    ledger = Ledger(MEMORY, 0)
+    ledger.fact("fuse", json.dumps({"blown": [["virus", 1.0, "x", 9, 9.0], ["any", 1.0, "y", 0, 0.0]], "resumed": {}}))
+    ledger.commit()
+    judge = Judge([Policy("virus", "virus", 5, 900, HOUR)])
+
+    def blown(settings: Settings) -> set[str]:
+        made = Guard(settings, Providers(()), ledger, judge, lambda _: None)
+        return set(made._fuse.blown)
+
+    assert blown(Settings(fuse=FuseSettings(bans=50))) == {"virus", "any"}
+    assert blown(Settings(fuse=FuseSettings())) == {"virus"}
+    assert blown(Settings(fuse=FuseSettings(share=0.0, bans=50))) == {"any"}
+    assert blown(Settings(senders=SendersSettings(providers=False))) == set()
+    made = Guard(Settings(senders=SendersSettings(providers=False)), Providers(()), ledger, judge, lambda _: None)
+    assert made.reason(ban(1, START), START) == ""
+    made.save()  # and so it is forgotten: not there again when [fuse] is, a month later
+    ledger.commit()
+    assert blown(Settings(fuse=FuseSettings(bans=50))) == set()
 
 
 def test_nonsense_in_the_ledger_is_begun_anew() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from denyspam.events import SettingsError
-from denyspam.senders import DAY, FEW, FRONT_MESSAGES, Front, Providers, Senders, parse_providers
+from denyspam.senders import DAY, FEW, FRONT_ENOUGH, FRONT_MESSAGES, Front, Providers, Senders, parse_providers
 
 WITHIN = 30
 HOST = "192.0.2.7"
@@ -126,6 +126,18 @@ def front(*addresses: str, messages: int, days: float, others: int = 0) -> froze
 def test_a_proxy() -> None:
     assert front(HOST, messages=300, days=2.5) == {HOST}
     assert front(HOST, "192.0.2.8", messages=300, days=2.5) == {HOST, "192.0.2.8"}
+
+
+def test_a_message_or_two_beside_a_proxy_spare_nobody() -> None:
+    proxies = ("192.0.2.7", "192.0.2.8", "192.0.2.9")
+    assert front(*proxies, messages=900, days=2.5, others=1) == set(proxies)
+    assert front(*proxies, messages=FRONT_MESSAGES, days=2.5, others=1) == set(proxies)
+    found = Front()  # another node takes over
+    for number in range(5_000):
+        found.hear(HOST, 1e9 + number * 2.5 * DAY / 5_000)
+    for number in range(FRONT_ENOUGH):
+        found.hear("192.0.2.8", 1e9 + 2.5 * DAY + number)
+    assert found.addresses() == {HOST, "192.0.2.8"}
 
 
 def test_a_flood_of_one_is_no_proxy() -> None:
