@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 
 from denyspam.filter import Filter
 from denyspam.plugins import load
@@ -37,7 +38,8 @@ def begin(conf: str) -> Callable[[], Loaded]:
     def end() -> Loaded:
         with open(source, "rb") as pipe:
             told = pipe.read()
-        os.waitpid(child, 0)
+        with suppress(ChildProcessError):  # whoever started us ignores SIGCHLD, and so do we
+            os.waitpid(child, 0)
         try:
             found: Loaded = pickle.loads(told)  # noqa: S301 - our own child's
         except (EOFError, pickle.UnpicklingError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -71,6 +72,13 @@ def test_a_child_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.Monke
     settings, logs = end()
     assert settings == load(conf)[0]
     assert len(logs) == 1
+
+
+def test_whoever_starts_us_may_ignore_its_children(tmp_path: Path) -> None:
+    conf = written(tmp_path)
+    code = "import sys; from denyspam import apart; print(len(apart.begin(sys.argv[1])()[1]))"
+    command = ["sh", "-c", 'trap "" CHLD; exec "$@"', "sh", sys.executable, "-c", code, conf]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b"1\n"
 
 
 @pytest.mark.root
