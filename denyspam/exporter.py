@@ -7,8 +7,9 @@ GET and HEAD of /metrics, one request a connection; anything else is told 404, 4
 text has no address and no user in it (metrics), so the socket is open to this host's users as loopback is. The settings
 refuse an address that other hosts reach unless `metrics_remote = yes` says so.
 
-Bounded against whoever connects: CONNECTIONS at once (more are closed unheard), REQUEST bytes that must come within
-SECONDS, an answer that must be taken within SECONDS; a text is made at most once in FRESH seconds, however many ask.
+Bounded against whoever connects: CONNECTIONS at once (more are closed unheard), and as many taken in a turn of the
+loop, REQUEST bytes that must come within SECONDS, an answer that must be taken within SECONDS; a text is made at most
+once in FRESH seconds, however many ask.
 Written by hand: http.server would need a thread and has no bounds, and a web framework is more than two verbs need.
 
 What keeps it from listening (a port in use) is the caller's to say and to try again; the daemon bans without it.
@@ -59,19 +60,20 @@ class Exporter:
         """Raises OSError."""
         if isinstance(self._place, tuple):
             host, port = self._place
-            self._server = await asyncio.start_server(self._serve, host, port, limit=REQUEST)
+            self._server = await asyncio.start_server(self._serve, host, port, limit=REQUEST, backlog=CONNECTIONS)
             return
         with suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.stat(self._place).st_mode):
                 raise FileExistsError(f"{self._place} is there, and is no socket")
             with socket.socket(socket.AF_UNIX) as probe:
+                probe.setblocking(False)  # whoever listens there may take nobody: BlockingIOError
                 try:
                     probe.connect(self._place)
                 except ConnectionRefusedError:
                     os.unlink(self._place)  # left by a daemon that was killed
                 else:
                     raise FileExistsError(f"somebody listens at {self._place} already")
-        self._server = await asyncio.start_unix_server(self._serve, self._place, limit=REQUEST)
+        self._server = await asyncio.start_unix_server(self._serve, self._place, limit=REQUEST, backlog=CONNECTIONS)
         os.chmod(self._place, 0o666)  # noqa: S103 - see above: as open as loopback is
 
     async def stop(self) -> None:

@@ -9,7 +9,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,36 @@ def test_a_socket_of_a_killed_daemon_is_taken_and_another_file_is_not(tmp_path: 
     with pytest.raises(FileExistsError):
         serve(str(path), lambda: None)
     assert path.read_text() == "mine"
+
+
+def test_a_socket_that_nobody_takes_from_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as waiting:
+        other.bind(str(path))
+        other.listen(0)
+        waiting.connect(str(path))  # there is no room for another
+        with pytest.raises(BlockingIOError):
+            serve(str(path), lambda: None)
+    assert path.exists()
+
+
+def test_a_flood_of_connections_is_taken_a_few_a_turn(tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+
+    async def run() -> int:
+        server = Exporter(str(path), lambda: asyncio.sleep(0, TEXT))
+        await server.start()
+        waiting = 0
+        with ExitStack() as stack, suppress(BlockingIOError):
+            for _ in range(200):  # while the loop does something else
+                peer = stack.enter_context(socket.socket(socket.AF_UNIX))
+                peer.setblocking(False)
+                peer.connect(str(path))
+                waiting += 1
+        await server.stop()
+        return waiting
+
+    assert asyncio.run(run()) <= CONNECTIONS + 1
 
 
 # --- the daemon
