@@ -136,11 +136,11 @@ def usable(settings: Settings, held: Mapping[str, Source] | None = None) -> Iter
     Raises SettingsError with the section's line, and NotPermitted, which is a note where it is not the daemon who asks.
     """
     if settings.group is not None:
-        _known(settings.group, settings, settings.lines.get("daemon.group", 1))
+        _known(settings.group, settings, settings.lines.get("daemon.group", 1), held is not None)
     for each in settings.logs:
         try:
             if each.group is not None:
-                _known(each.group, settings, settings.lines.get(f"{each.path}.group", each.line))
+                _known(each.group, settings, settings.lines.get(f"{each.path}.group", each.line), held is not None)
             yield from _tested(each, held or {})
         except PermissionError as error:
             said = f"not permitted to {_verb(each)} {what(each, error)}"
@@ -159,13 +159,16 @@ class NotPermitted(Exception):
     """A log that this process may not read; the message names it."""
 
 
-def _known(group: str, settings: Settings, line: int) -> None:
+def _known(group: str, settings: Settings, line: int, ours: bool) -> None:
+    """`ours`: this process is the daemon, and is going to give a socket to the group."""
     try:
-        grp.getgrnam(group)
+        number = grp.getgrnam(group).gr_gid
     except KeyError:
         raise SettingsError(
             f"there is no group {group[:100]!r}; write one of this host's", settings.file, line
         ) from None
+    if ours and os.geteuid() != 0 and number not in (os.getegid(), *os.getgroups()):
+        raise NotPermitted(f"not permitted to give a socket to the group {group}: the daemon's user is no member of it")
 
 
 def _verb(settings: LogSettings) -> str:

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from grp import getgrnam
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from denyspam.events import SettingsError
 from denyspam.logfile import Logs
 from denyspam.plugins import Filters
 from denyspam.settings import LogSettings, parse
-from denyspam.sources import matching, section_of, usable
+from denyspam.sources import NotPermitted, matching, section_of, usable
 from denyspam.tail import rotated_from
 
 
@@ -163,6 +164,24 @@ def check(sections: str, daemon: str = "") -> tuple[str, list[str]]:
     except SettingsError as error:
         return str(error), notes
     return "", notes
+
+
+def test_a_group_that_the_daemon_may_not_give_a_socket_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found before a reload: chown() would end the daemon."""
+    section = f"[syslog {tmp_path}/log]\ngroup = daemon\n[policy]\nvirus = 5 in 15m -> ban 1h\n"
+    settings = (
+        parse(section, "x.conf"),
+        parse("[daemon]\ngroup = daemon\n" + section.replace("group = daemon\n", ""), "x"),
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+    monkeypatch.setattr(os, "getgroups", lambda: [12_345])
+    for each in settings:
+        with pytest.raises(NotPermitted, match="to the group daemon: the daemon's user is no member"):
+            list(usable(each, {}))
+        assert list(usable(each)) == []  # whoever else asks
+    monkeypatch.setattr(os, "getgroups", lambda: [getgrnam("daemon").gr_gid])
+    for each in settings:
+        assert list(usable(each, {})) == []
 
 
 def test_check_tests_what_a_reload_would_load(tmp_path: Path) -> None:
