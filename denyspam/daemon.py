@@ -573,10 +573,10 @@ class Daemon:
 
     def resume(self, user: str, ban: bool) -> dict[str, Any]:
         """Go on after the fuse blew; with `ban` what it withheld, and still holds, is carried out."""
-        if self.guard is None:
-            raise ValueError("there is no fuse: the configuration has no [fuse]")
-        blown = self.guard.resume(time.time())
         held = [target for target, reason in self.withheld.items() if reason.startswith(FUSED)]
+        if self.guard is None and not held:  # else there was a [fuse] when these were decided
+            raise ValueError("there is no fuse: the configuration has no [fuse]")
+        blown = [] if self.guard is None else self.guard.resume(time.time())
         fresh = []
         for target in held if ban else ():
             row = self._rows[target]

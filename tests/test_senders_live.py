@@ -358,6 +358,25 @@ def test_the_fuse(daemon: Live, network: Network) -> None:
     assert daemon.ask("resume").returncode == 1
 
 
+def test_what_a_fuse_withheld_that_is_configured_no_more(daemon: Live) -> None:
+    configure(daemon, FUSE, policy=POLICY)
+    (daemon.folder / "state").mkdir()
+    ledger = Ledger(str(daemon.folder / "state" / "ledger.db"), 0)
+    ledger.fact("fuse", json.dumps({"blown": [["reject", time.time(), "a test", 0, 0.0]], "resumed": {}}))
+    ledger.close()
+    daemon.start()
+    daemon.write(2 * [refused(STRANGER, time.time())])
+    until(lambda: len(daemon.json("list", "--withheld")) == 1, "withheld")
+    daemon.stop()
+    configure(daemon, policy=POLICY)
+    daemon.start()
+    assert len(daemon.json("list", "--withheld")) == 1
+    done = daemon.ask("resume", "--ban")
+    assert done.returncode == 0, done.stderr
+    until(lambda: daemon.held() == {STRANGER}, "what was withheld")
+    assert "there is no fuse" in daemon.ask("resume").stderr
+
+
 def test_a_proxy_in_front_is_said_and_not_banned(daemon: Live) -> None:
     configure(daemon, "[fuse]")
     daemon.start()
