@@ -532,7 +532,7 @@ def _check(asked: argparse.Namespace) -> int:
         if lacking is not None:
             line = settings.lines.get(f"{'daemon' if lacking[0] == 'socket' else 'notify'}.{lacking[0]}", 1)
             raise SettingsError(lacking[1], settings.file, line)
-    for note in usable(settings):
+    for note in filter(None, (*usable(settings), notify.exposed(settings.notify, settings.file))):
         print(f"denyspam: note: {note}", file=sys.stderr)
     for path, each in logs.items():
         report["logs"][path] = [one.name for one in each]

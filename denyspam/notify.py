@@ -28,6 +28,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import threading
@@ -195,6 +196,18 @@ def unusable(settings: NotifySettings | None) -> tuple[str, str] | None:
     for key, path in (("server", server), ("command", settings.command[0] if settings.command else "")):
         if path and not os.access(path, os.X_OK):
             return key, f"there is no program {path[:100]!r} that can be run; write the path of one"
+    return None
+
+
+def exposed(settings: NotifySettings | None, file: str) -> str | None:
+    """What an admin should know where others may read a secret in his configuration."""
+    if settings is None or not settings.webhook:
+        return None
+    with suppress(OSError):
+        if os.stat(file).st_mode & stat.S_IROTH:
+            return (
+                f"all users of this host may read the webhook's URL in {file}: chgrp denyspam {file}; chmod 640 {file}"
+            )
     return None
 
 

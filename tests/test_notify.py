@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from live import PATIENCE, Live, live, until, viruses
+from live import DENYSPAM, PATIENCE, Live, live, until, viruses
 from netns import CLIENTS4, Network
 
 from denyspam import notify
@@ -639,6 +639,16 @@ def test_an_alarm_goes_out_and_so_does_its_end(tmp_path: Path, network: Network)
         until(lambda: len(messages(file)) > 1, "its end")
         (over,) = messages(file)[1]["alarms"]
         assert over["ended"] > over["since"]
+
+
+def test_a_webhook_that_others_may_read_is_noted(tmp_path: Path) -> None:
+    conf = tmp_path / "denyspam.conf"
+    conf.write_text(MINIMAL + "webhook = https://h/secret\n")
+    for mode, noted in ((0o644, True), (0o640, False), (0o600, False)):
+        conf.chmod(mode)
+        said = subprocess.run([*DENYSPAM, "check", "-c", str(conf)], capture_output=True, text=True, check=False)
+        assert ("may read the webhook's URL" in said.stderr) == noted
+        assert "secret" not in said.stderr + said.stdout
 
 
 def test_a_program_that_is_not_there_is_found_by_check(tmp_path: Path) -> None:
