@@ -709,6 +709,8 @@ class Daemon:
             self.judge.spare(own)
             self._release_spared("an own address by now")
         self.monitor.minutely(time.time())
+        if not any(each.source.behind for each in self.logs.values()):
+            self.judge.tidy(time.time())
         if self.ledger.path == MEMORY and usable_ledger(self.settings.state):
             log.warning("the ledger can be used again: reloading with it")
             self.stop("reload")

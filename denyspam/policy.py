@@ -390,6 +390,10 @@ class Judge:
         self._forget_spans()
         return over
 
+    def tidy(self, now: float) -> int:
+        """Forget whom nothing can count any more; how many. For every minute, where all logs are read up."""
+        return sum(counter.window.tidy(now) for counter in self._all)
+
     @property
     def deadline(self) -> float | None:
         """When expire() will have something to say; None for never."""

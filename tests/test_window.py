@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denyspam.window import LATE, Window
+from denyspam.window import LATE, STALE, Window
 
 
 def bans(window: Window, times: list[float]) -> list[float]:
@@ -70,6 +70,18 @@ def test_of_many_the_stalest_go_at_once() -> None:
         window.add(str(serial), serial, serial)
         assert len(window) <= 640
     assert list(window)[-630:] == list(map(str, range(199_370, 200_000)))
+
+
+def test_tidy_forgets_what_counts_no_more() -> None:
+    window = Window(3, 60)
+    for serial in range(1000):
+        window.add(str(serial), float(serial), serial)
+    assert window.tidy(60 + STALE) == 0
+    assert window.tidy(500 + 60 + STALE) == 500
+    assert list(window) == [str(serial) for serial in range(500, 1000)]
+    window.add("500", 999, 1000)  # no longer the stalest
+    assert window.tidy(502 + 60 + STALE) == 1
+    assert window.count("500", 1000) == 1
 
 
 def test_trim_keeps_the_newest() -> None:
