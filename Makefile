@@ -25,7 +25,7 @@ help:
 	@echo "make bench           measure speed, memory and the firewall, and write docs/benchmarks.md (a quarter of an hour)"
 	@echo "make pictures        the pictures of docs/, made by a browser, of a made-up month and a busy log (chromium, root; three minutes)"
 	@echo "make deb             build dist/denyspam.deb, a package for this release of Debian or Ubuntu"
-	@echo "make deb-test        install, upgrade, use and purge it under a systemd of its own (root; two minutes)"
+	@echo "make deb-test        install, upgrade, use and purge it under a systemd of its own (root; four minutes)"
 	@echo "make venv            only build .venv with the program in it (PYTHON=... picks the interpreter)"
 	@echo "make clean           remove .venv and what was built; .run, with the bans of make run, stays"
 

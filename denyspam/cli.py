@@ -698,6 +698,9 @@ def _install(asked: argparse.Namespace) -> int:
     mode = setup.mode_of(host.read(discover.INSTALLED)) or "enforce"
     if mode == "watch":
         print("\nIt watches only: `denyspam status` and `denyspam list` tell what it would have banned.")
+        print(
+            f"What it would have done with the logs so far: denyspam replay --summary {setup.so_far(host, found.logs)}"
+        )
         print("When that is right: denyspam setup --enforce")
     return _start(asked.root, program)
 

@@ -17,8 +17,9 @@ Which entries: those of the mail facility, or of `units`, whose names processes 
 shells, units keep them from accusing anybody with `logger`. The host's journal means the system's, not the users'.
 
 Limits: an entry longer than a line may be is dropped and counted. Entries that another machine's upload puts before
-what was read already are not seen. A journal file cut short under the library's hands ends the process (SIGBUS), as it
-would journalctl; the supervisor starts it again.
+what was read already are not seen. A process that ends at once may be gone before journald asks for its unit: such an
+entry has none, and `units` does not take it. A journal file cut short under the library's hands ends the process
+(SIGBUS), as it would journalctl; the supervisor starts it again.
 """
 
 from __future__ import annotations

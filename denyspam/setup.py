@@ -19,6 +19,7 @@ import grp
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -30,7 +31,7 @@ from importlib.resources import files as resources
 from ipaddress import ip_network
 from pathlib import PurePath
 
-from denyspam.discover import INSTALLED, Allowed, Found, Host, configuration
+from denyspam.discover import INSTALLED, Allowed, Found, Host, Log, configuration
 from denyspam.events import Network
 
 UNIT = "/etc/systemd/system/denyspam.service"
@@ -115,6 +116,12 @@ def _systemd(host: Host, found: Found, program: str) -> Iterator[File]:
     if needs:
         lines = "".join(f"# {why}\n{line}\n" for line, why in sorted(needs.items()))
         yield File(DROP_IN, f"[Service]\n{lines}", "; ".join(sorted(needs.values())))
+
+
+def so_far(host: Host, logs: Iterable[Log]) -> str:
+    """What `replay` is to be given, for a shell: the logs and their rotated ones."""
+    journal = "/var/log/journal" if host.exists("/var/log/journal") else "/run/log/journal"
+    return " ".join(journal if log.path == "journal" else f"{shlex.quote(log.path)}*" for log in logs)
 
 
 def _shipped(name: str, program: str) -> str:

@@ -26,6 +26,8 @@ $python -m pip install -q --disable-pip-version-check --no-compile --target "$li
     $python -m pip install -q --disable-pip-version-check --no-compile --upgrade --target "$lib" "$tree/source[mmdb,top,web,zstd]"
 rm -rf "$tree/source" "$lib/bin"
 find "$lib" -name __pycache__ -prune -exec rm -rf {} +
+# The sources of what is compiled, and the tests of others.
+rm -f "$lib/hyperscan/extension.c" "$lib/ifaddr/test_ifaddr.py"
 find "$lib" -name direct_url.json -delete # where it was built is nobody's business
 
 printf '%s\n' '#!/usr/bin/python3 -I' 'import sys' '' 'sys.path.insert(0, "/usr/lib/denyspam")' '' \
@@ -39,7 +41,7 @@ put 644 etc/denyspam.sysusers usr/lib/sysusers.d/denyspam.conf
 put 644 etc/denyspam.tmpfiles usr/lib/tmpfiles.d/denyspam.conf
 for page in docs/man/*; do put 644 "$page" "usr/share/man/man${page##*.}/${page##*/}"; done
 gzip -9n "$tree"/usr/share/man/man*/*
-for name in README.md DESIGN.md CHANGELOG.md docs/actions.md; do put 644 "$name" "usr/share/doc/denyspam/${name##*/}"; done
+for name in README.md DESIGN.md CHANGELOG.md docs/*.md docs/*.svg; do put 644 "$name" "usr/share/doc/denyspam/$name"; done
 put 644 LICENSE usr/share/doc/denyspam/copyright
 put 644 etc/denyspam.conf usr/share/doc/denyspam/examples/denyspam.conf
 put 644 etc/denyspam.grafana.json usr/share/doc/denyspam/examples/denyspam.grafana.json
@@ -57,8 +59,8 @@ Maintainer: denyspam <root@localhost>
 Section: mail
 Priority: optional
 Installed-Size: $(du -sk --exclude=DEBIAN "$tree" | cut -f1)
-Depends: python3 (>= 3.$minor), python3 (<< 3.$((minor + 1))), libnftables1
-Recommends: nftables
+Depends: python3 (>= 3.$minor), python3 (<< 3.$((minor + 1))), libnftables1, libsystemd0
+Recommends: nftables, ca-certificates, tzdata
 Suggests: iptables, ipset
 Description: bans virus senders, relay probers and spammers by the mail log
  Follows the logs of Postfix, exim, sendmail and the scanners beside them, counts

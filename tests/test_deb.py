@@ -1,8 +1,8 @@
 """The Debian package in a fresh Debian with a real systemd, Postfix and rsyslog: installed, used, upgraded, purged.
 
-Two minutes and 500 MB at the first run, one later, and it builds the package: so it runs by `make deb-test`, as root,
-and is skipped elsewhere. What it boots is a systemd of its own in namespaces of its own, with a cgroup of its own, over
-the layers that tests/servers unpacks; all of it ends when our end of a pipe closes.
+Two minutes and 500 MB at the first run, then one; and it builds the package, and that of an older commit: so it runs by
+`make deb-test`, as root, and is skipped elsewhere. What it boots is a systemd of its own in namespaces of its own, with
+a cgroup of its own, over the layers that tests/servers unpacks; all of it ends when our end of a pipe closes.
 """
 
 from __future__ import annotations
@@ -58,6 +58,86 @@ exec env -i container=denyspam PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/s
 """
 
 
+OLDER = "8fb4d21"  # the last with version 3 of the ledger
+# Five relay attempts by $1 from a process that lives on: of one that is gone, journald does not know the unit.
+FROM_POSTFIX = """
+echo $$ >/sys/fs/cgroup/system.slice/system-postfix.slice/postfix@-.service/cgroup.procs
+exec python3 - "$@" <<'EOF'
+import sys, syslog, time
+syslog.openlog("postfix/smtpd", syslog.LOG_PID, syslog.LOG_MAIL)
+for number in range(5):
+    syslog.syslog(
+        f"NOQUEUE: reject: RCPT from unknown[{sys.argv[1]}]: 554 5.7.1 <a{number}@far.example>: Relay access denied; "
+        f"from=<x@y.example> to=<a{number}@far.example> proto=ESMTP helo=<z>"
+    )
+time.sleep(3)
+EOF
+"""
+HOOK = """
+import http.server, ssl
+class Hook(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        with open("/root/hooked", "ab") as file:
+            file.write(self.rfile.read(int(self.headers["content-length"])))
+        self.send_response(200)
+        self.end_headers()
+server = http.server.HTTPServer(("127.0.0.1", 8443), Hook)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("/root/cert.pem", "/root/key.pem")
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+EVERYTHING = """[daemon]
+mode = enforce
+metrics = /run/denyspam/metrics.sock
+group = adm
+[log /var/log/mail.log]
+filters = postfix
+[journal]
+units = postfix
+[syslog /run/denyspam/log]
+group = adm
+[syslog 127.0.0.1:5514]
+[senders]
+accepted = 3 days in 30d -> 3x
+providers = notice
+resolver = 127.0.0.1
+patience = 1s
+[fuse]
+senders = 80% in 15m
+[notify]
+webhook = https://localhost:8443/secret
+every = 2s
+about = bans
+[policy]
+relay = 5 in 15m -> ban 1h
+"""
+# Each as root in /root, with the code that it ends with.
+COMMANDS = {
+    "status": 0,
+    "list": 0,
+    "list --withheld": 0,
+    "metrics": 0,
+    "top --once": 0,
+    "why 203.0.113.21": 0,
+    "ban 203.0.113.30 --for 1h --note 'by hand'": 0,
+    "release 203.0.113.30": 0,
+    "resume": 1,  # no fuse has blown
+    "check": 0,
+    "events /var/log/mail.log": 0,
+    "explain 'no line of a log'": 1,
+    "learn /var/log/mail.log": 0,
+    "replay --summary /var/log/mail.log": 0,
+    "replay /var/log/journal": 0,
+    "report -o report.html": 0,
+    "report --json": 0,
+    "setup --dry-run": 0,
+    "new-filter haraka --from /var/log/mail.log": 0,
+    "import-fail2ban nothing.conf": 2,
+    "flush": 0,
+}
+
+
 class Booted:
     """A Debian that runs: `do` runs a command in it and gives its output."""
 
@@ -78,15 +158,18 @@ class Booted:
             pytest.fail(f"{command}: {done.returncode}\n{done.stdout}{done.stderr}\n{journal}")
         return done.stdout
 
-    def offend(self, address: str) -> None:
-        """Five relay attempts, told by Postfix's own way into the log."""
+    def offend(self, address: str, how: str = "") -> None:
+        """Five relay attempts, told by Postfix's own way into the log, or another for logger."""
         for number in range(5):
             self.do(
-                "logger -p mail.info -t postfix/smtpd --id=7 -- "
+                f"logger {how} -p mail.info -t postfix/smtpd --id=7 -- "
                 f"'NOQUEUE: reject: RCPT from unknown[{address}]: 554 5.7.1 <a{number}@far.example>: "
                 "Relay access denied; "
                 f"from=<x@y.example> to=<a{number}@far.example> proto=ESMTP helo=<z>'"
             )
+
+    def ready(self) -> None:
+        until(lambda: self.run("denyspam status").returncode == 0, "ready")
 
     def banned(self) -> list[str]:
         return [ban["address"] for ban in json.loads(self.do("denyspam list --json"))]
@@ -133,9 +216,24 @@ def booted(outer: subprocess.Popen[bytes]) -> int | None:
 
 @pytest.fixture(scope="module")
 def package() -> Path:
-    done = subprocess.run(["sh", "etc/deb.sh"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return built(ROOT)
+
+
+def built(root: Path) -> Path:
+    done = subprocess.run(["sh", "etc/deb.sh"], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return ROOT / done.stdout.split()[-1]
+    return root / done.stdout.split()[-1]
+
+
+@pytest.fixture
+def installed(debian: Booted, package: Path) -> Iterator[Booted]:
+    """It runs, as `apt install` left it; afterwards it is purged."""
+    shutil.copy(package, debian.root / "root/denyspam.deb")
+    debian.do("cp /usr/share/postfix/main.cf.debian /etc/postfix/main.cf; newaliases; systemctl restart postfix")
+    debian.do("apt-get install -y /root/denyspam.deb")
+    debian.ready()
+    yield debian
+    debian.do("dpkg -P denyspam")
 
 
 def test_a_life(debian: Booted, package: Path, tmp_path: Path) -> None:  # noqa: PLR0915 - one life, told in order
@@ -148,6 +246,7 @@ def test_a_life(debian: Booted, package: Path, tmp_path: Path) -> None:  # noqa:
     said = debian.do("apt-get install -y /root/denyspam.deb")
     assert "/etc/denyspam/denyspam.conf: written" in said
     assert "It watches only" in said
+    assert "denyspam replay --summary /var/log/mail.log*" in said
     until(lambda: debian.run("denyspam status").returncode == 0, "ready")
     assert "mode = watch" in debian.do("cat /etc/denyspam/denyspam.conf")
     assert debian.do("systemctl is-active denyspam; systemctl is-enabled denyspam").split() == ["active", "enabled"]
@@ -164,6 +263,7 @@ def test_a_life(debian: Booted, package: Path, tmp_path: Path) -> None:  # noqa:
     # A first report, with nothing banned.
     debian.offend("203.0.113.9")
     until(lambda: debian.banned() == ["203.0.113.9"], "what would have been banned")
+    assert "203.0.113.9" in debian.do("denyspam report -o -")
     assert time.monotonic() - began < 300
     assert "denyspam" not in debian.do("nft list tables")
 
@@ -224,6 +324,78 @@ def test_a_life(debian: Booted, package: Path, tmp_path: Path) -> None:  # noqa:
     assert debian.do("find / -xdev -name '*denyspam*' ! -path '/root/*'").split() == []
     assert debian.do("nft list tables") == ""
     assert "denyspam" not in debian.do("systemctl --all --plain --no-legend")
+
+
+def test_every_source_and_all_that_is_told_in_the_sandbox(installed: Booted) -> None:
+    root = installed.root / "root"
+    installed.do(
+        "cd /root; openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 30 -subj /CN=localhost"
+        " -addext subjectAltName=DNS:localhost; cp cert.pem /usr/local/share/ca-certificates/hook.crt;"
+        " update-ca-certificates"
+    )
+    (root / "hook.py").write_text(HOOK)
+    installed.do("systemd-run --unit=hook python3 /root/hook.py")
+    (installed.root / "etc/denyspam/denyspam.conf").write_text(EVERYTHING)
+    installed.do("denyspam check; systemctl restart denyspam")
+    installed.ready()
+
+    installed.offend("203.0.113.20")
+    installed.offend("203.0.113.21", "-u /run/denyspam/log")
+    installed.offend("203.0.113.22", "-d -n 127.0.0.1 -P 5514")
+    everybody = [f"203.0.113.{last}" for last in (20, 21, 22, 23)]
+    installed.do("systemctl stop syslog.socket rsyslog")  # the journal alone has the next
+    try:
+        (root / "from-postfix").write_text(FROM_POSTFIX)
+        installed.do("sh /root/from-postfix 203.0.113.23")
+        until(lambda: sorted(installed.banned()) == everybody, "a ban by each source")
+    finally:
+        installed.do("systemctl start syslog.socket rsyslog")
+    until(lambda: all(one in installed.do("nft list ruleset") for one in everybody), "the bans in the kernel")
+    until(lambda: all(one in installed.run("cat /root/hooked").stdout for one in everybody), "the webhook, by TLS")
+    asked = "import socket as s; c = s.socket(s.AF_UNIX); c.connect('/run/denyspam/metrics.sock'); "
+    asked += "c.send(b'GET /metrics HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n'); print(c.makefile().read())"
+    assert "denyspam_bans_active 4" in installed.do(f'python3 -c "{asked}"')
+    notes = installed.do("journalctl -b -o cat -u denyspam")
+    assert "Permission denied" not in notes
+    assert "not permitted" not in notes
+
+    # Nothing that a command needs was left out of the package.
+    for command, code in COMMANDS.items():
+        done = installed.run(f"cd /root; denyspam {command}")
+        assert done.returncode == code, f"{command}: {done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+        helped = installed.run(f"denyspam {command.split()[0]} --help")
+        assert helped.stdout.startswith(f"usage: denyspam {command.split()[0]}")
+    installed.do("systemd-run --unit=page denyspam web --listen /run/page.sock --read-only")
+    asked = asked.replace("/run/denyspam/metrics.sock", "/run/page.sock").replace("/metrics", "/api/snapshot")
+    until(lambda: '"bans"' in installed.run(f'python3 -c "{asked}"').stdout, "the page's answer")
+    installed.do("systemctl stop page hook; test -s /root/report.html")
+
+
+def test_an_upgrade_from_an_older_ledger(installed: Booted, tmp_path: Path) -> None:
+    archive = subprocess.run(["git", "archive", OLDER], cwd=ROOT, capture_output=True, check=False)
+    if archive.returncode:
+        pytest.skip("the history is not here")
+    subprocess.run(["tar", "-x", "-C", tmp_path], input=archive.stdout, check=True)
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    shutil.copy(built(tmp_path), installed.root / "root/older.deb")
+    installed.do("dpkg -P denyspam; dpkg -i /root/older.deb; denyspam setup --enforce")
+    installed.ready()
+    installed.do("denyspam ban 203.0.113.40 --for 1d --note 'by hand'; denyspam ban 2001:db8:5::/64 --for 2h")
+    installed.offend("203.0.113.41")
+    until(lambda: len(installed.banned()) == 3, "three bans")
+    installed.do("sed -i 's/^relay .*/relay = 4 in 20m -> ban 3h/' /etc/denyspam/denyspam.conf")
+    bans, conf = (installed.do(each) for each in ("denyspam list --json", "cat /etc/denyspam/denyspam.conf"))
+
+    installed.do("dpkg -i /root/denyspam.deb")
+    installed.ready()
+    assert json.loads(installed.do("denyspam list --json")) == json.loads(bans)
+    assert installed.do("cat /etc/denyspam/denyspam.conf") == conf
+    assert "Relay access denied" in installed.do("denyspam why 203.0.113.41")  # the offences came along
+    kernel = installed.do("nft list ruleset")
+    assert all(address in kernel for address in ("203.0.113.40", "203.0.113.41", "2001:db8:5::"))
+    installed.offend("203.0.113.42")
+    until(lambda: "203.0.113.42" in installed.do("nft list ruleset"), "it goes on")
 
 
 def newer(package: Path, to: Path, tmp_path: Path) -> None:
