@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from live import Live, live, until
 from denyspam.journal import Journal, Place, Selection
 
 NOW = time.time()
+FIRST = Place("", 0).text()
 
 
 @pytest.fixture
@@ -106,6 +108,33 @@ def test_rotation_while_reading_and_between(writer: Journald) -> None:
     again = opened(writer, saved)
     assert kept(again) == [b"postfix/smtpd[2034]: one", b"postfix/smtpd[2034]: two"]
     assert lines(again, 2) == [b"postfix/smtpd[2034]: three", b"postfix/smtpd[2034]: four"]
+
+
+def test_a_damaged_part_is_skipped_and_said(writer: Journald, tmp_path: Path) -> None:
+    """As a power failure leaves one: what is good before it is given out, and what is written later."""
+    for number in range(500):
+        writer.log(b"%d" % number)
+    lines(opened(writer, FIRST), 500)
+    writer.rotate()
+    writer.log(b"new")
+    lines(opened(writer, FIRST), 501)
+    (old,) = [file for file in writer.files() if "@" in file.name]
+    (new,) = [file for file in writer.files() if "@" not in file.name]
+    data = old.read_bytes()
+    used = len(data.rstrip(b"\0"))
+    stopped = []
+    for at in range(40, 100, 10):
+        folder = tmp_path / f"copy{at}"
+        folder.mkdir()
+        place = used * at // 100
+        (folder / old.name).write_bytes(data[:place] + bytes(400) + data[place + 400 :])
+        journal = Journal("journal", Selection(str(folder)), Place("", 0), stopped.append, NOW)
+        found = [block.data.split()[-1] for _ in range(3) for block in journal.read(0.0)]
+        shutil.copy(new, folder)
+        until(lambda: found.extend(b.data.split()[-1] for b in journal.read(0.0)) or found[-1:] == [b"new"], "new")  # noqa: B023
+        assert len(found) == len(set(found))
+        journal.close()
+    assert any("a part of it is damaged, and skipped" in each for each in stopped)
 
 
 def test_vacuumed_while_away_is_said_and_nothing_that_is_left_is_skipped(writer: Journald) -> None:
