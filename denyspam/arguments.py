@@ -58,10 +58,18 @@ class _Parser(argparse.ArgumentParser):
         if wrong:
             message = f"there is no command {wrong[1][:60]!r}{_meant(wrong[1], re.findall(r'[a-z0-9-]+', wrong[2]))}"
         elif unknown:
-            options = [
-                option for each in _parsers(self) for action in each._actions for option in action.option_strings
-            ]
-            message = f"there is no option {unknown[1][:60]}{_meant(unknown[1], options)}"
+            takers: dict[str, list[str]] = {}  # the commands of each option
+            for each in _parsers(self):
+                for option in (option for action in each._actions for option in action.option_strings):
+                    takers.setdefault(option, []).append(each.prog.rpartition(" ")[2])
+            if unknown[1] in takers:
+                others = ", …" if len(takers[unknown[1]]) > 4 else ""
+                message = f"{unknown[1]} is no option here; these take it, behind their name: "
+                message += ", ".join(takers[unknown[1]][:4]) + others
+            else:
+                message = f"there is no option {unknown[1][:60]}{_meant(unknown[1], list(takers))}"
+        elif message.endswith("required: COMMAND"):
+            message = "a command is missing, as in `denyspam status`"
         self.exit(USAGE, f"{self.prog}: {message}\n{self.prog} --help tells more\n")
 
 
@@ -74,7 +82,7 @@ def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 
 def _meant(word: str, known: Sequence[str]) -> str:
-    near = list(dict.fromkeys(difflib.get_close_matches(word[:60], known, 2)))
+    near = list(dict.fromkeys(difflib.get_close_matches(word[:60], known, 2, 0.7)))
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
@@ -98,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     commands: Any = whole.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        brief = re.split("[;,] | as run and", text)[0]
+        brief = re.split("[;,:] | as run and", text)[0]
         made: argparse.ArgumentParser = commands.add_parser(
             name, help=brief, description=text, parents=[common, *parents]
         )
@@ -139,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("line", metavar="LINE", nargs="?", default="-", help="a log line, or - for those of stdin")
     explain.add_argument("--filter", dest="filters", metavar="NAME", action="append", default=[], help="only this one")
-    explain.add_argument("--year", type=int, help="the year of stamps without one (the latest there was otherwise)")
+    explain.add_argument("--year", type=_year, help="the year of stamps without one (the latest there was otherwise)")
     _parser_by_hand(command, as_json)
     replay = command(
         "replay",
@@ -148,11 +156,19 @@ def parser() -> argparse.ArgumentParser:
     )
     _replay_options(replay)
     for each in (found, replay):
-        each.add_argument("--year", type=int, help="the year of stamps without one (the file's own tells it otherwise)")
+        each.add_argument(
+            "--year", type=_year, help="the year of stamps without one (the file's own tells it otherwise)"
+        )
         each.add_argument("files", metavar="FILE", nargs="+", help="a log, also .gz .bz2 .xz .zst, or - for stdin")
     _report_options(command("report", "the bans of a period as a page to read, print and hand on", as_json))
     _setup_options(command("setup", "make this host's configuration and service, at first only watching"))
     return whole
+
+
+def _year(text: str) -> int:
+    if not re.fullmatch("19[789][0-9]|20[0-9][0-9]", text):
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no year: write four digits, such as 2026")
+    return int(text)
 
 
 def _replay_options(replay: argparse.ArgumentParser) -> None:

@@ -42,11 +42,19 @@ class Failed(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program. Ends the process with one of the exit codes above."""
-    sys.exit(_main(arguments))
+    try:
+        code = _main(arguments)
+    except KeyboardInterrupt:  # wherever it comes, also while an error is being told
+        code = 130
+    sys.exit(code)
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    asked = parser().parse_args(arguments)
+    _streams()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["help"]:  # `denyspam help`, `denyspam help ban`
+        given = [*given[1:2], "--help"]
+    asked = parser().parse_args(given)
     for name, default in (("conf", None), ("quiet", False), ("verbose", False)):
         setattr(asked, name, getattr(asked, name, default))
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -67,12 +75,17 @@ def _main(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # `denyspam events … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return DONE
-    except KeyboardInterrupt:
-        return 130
     except OSError as error:  # what we print cannot be written; every other file is handled where it is opened
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _fail(f"cannot write: {error.strerror}", USAGE)
     return code
+
+
+def _streams() -> None:
+    """A standard stream that was closed (`>&-`) leads nowhere, so that no file of ours gets its number."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
 
 
 @contextlib.contextmanager
@@ -152,7 +165,8 @@ def _ask(asked: argparse.Namespace, request: dict[str, Any]) -> Any:
     except control.Forbidden as error:
         raise Failed(str(error), FORBIDDEN) from error
     except control.Unreachable as error:
-        raise Failed(str(error), UNAVAILABLE) from error
+        advice = "is it running? `systemctl status denyspam` tells; -c names another configuration than its own"
+        raise Failed(f"{error}\n{advice}", UNAVAILABLE) from error
     if "error" in answer:
         raise Failed(answer["error"], answer["code"])
     return answer["ok"]
@@ -294,7 +308,8 @@ def _top(asked: argparse.Namespace) -> int:
 
         from denyspam import screen
 
-        size = shutil.get_terminal_size((120, 40))
+        terminal = shutil.get_terminal_size((120, 40))
+        size = max(terminal.columns, screen.SMALLEST[0]), max(terminal.lines, screen.SMALLEST[1])
         view = screen.View(zone=_zone(), now=time.time(), color=False, keys=False)
         print(screen.plain(screen.draw(found, view, *size)), end="")
         return DONE
@@ -319,10 +334,10 @@ def _web(asked: argparse.Namespace) -> int:
     private = asked.private or asked.public
     if asked.read_only and private:
         raise Failed("--read-only goes without a token, and --private and --public ask for it", USAGE)
-    path = _socket(asked)
-    _ask(asked, {"command": "top", "most": 0})  # whether this user may
     try:
         at = web.place(asked.listen, asked.public)
+        path = _socket(asked)
+        _ask(asked, {"command": "top", "most": 0})  # whether this user may
         secret, file = (None, "") if asked.read_only else web.token(asked.token_file)
         server = web.listen(at)
     except web.Unusable as error:
@@ -383,7 +398,7 @@ def _ban(asked: argparse.Namespace) -> int:
         print(f"the grace of {grace['address']} is over")
     for each in answer["refused"]:
         print(f"denyspam: {each['address'][:100]} is not banned: {each['reason']}", file=sys.stderr)
-    if answer["refused"] and not asked.force:
+    if not asked.force and any(not each["reason"].startswith("too wide") for each in answer["refused"]):
         print("denyspam: --force bans all the same what is protected", file=sys.stderr)
     _firewall(answer)
     return NO if answer["refused"] else DONE
@@ -429,19 +444,29 @@ def _addresses(words: Iterable[str]) -> Iterable[str]:
                 continue
             try:
                 if "%" in text:
-                    raise ValueError("write it without the interface behind %")
+                    raise ValueError
                 ip_network(text)
-            except ValueError as error:
+            except ValueError:
                 place = f"line {number}: " if word == "-" else ""
                 raise Failed(
-                    f"{place}{text[:100]!r} is no address or network ({error}); nothing was done", USAGE
+                    f"{place}{text[:100]!r} is no address or network; write {_rightly(text)}; nothing was done", USAGE
                 ) from None
             yield text
 
 
+def _rightly(text: str) -> str:
+    """How an address that is none should have been written."""
+    from ipaddress import ip_network
+
+    try:
+        return str(ip_network(text.partition("%")[0], strict=False))  # 192.0.2.1/24; fe80::1%eth0
+    except ValueError:
+        return "192.0.2.7, 192.0.2.0/24 or 2001:db8::/48"
+
+
 def _release(asked: argparse.Namespace) -> int:
     if asked.all == bool(asked.addresses):
-        raise Failed("name the addresses to release, or --all", USAGE)
+        raise Failed("name the addresses to release, or say --all, and not both", USAGE)
     request = {
         "command": "release",
         "addresses": list(_addresses(asked.addresses)),
@@ -455,6 +480,8 @@ def _release(asked: argparse.Namespace) -> int:
         return NO if answer["missing"] else DONE
     for address in answer["released"]:
         print(f"released {address}")
+    if asked.all and not answer["released"]:
+        print("nothing is banned", file=sys.stderr)
     for address in answer["missing"]:
         print(f"denyspam: {address} is not banned", file=sys.stderr)
     for line in sentences.graces(answer["graces"], _zone(), time.time()):
@@ -559,6 +586,8 @@ def _named(asked: argparse.Namespace) -> list[Filter]:
 def _explain(asked: argparse.Namespace) -> int:
     from denyspam.workbench import explained
 
+    if asked.line == "-" and sys.stdin.isatty():
+        print("reading log lines from this terminal; Ctrl-D ends", file=sys.stderr)
     lines = sys.stdin.buffer if asked.line == "-" else [os.fsencode(line) for line in asked.line.splitlines()]
     return DONE if explained(lines, _named(asked), _zone(), asked.year, asked.json) else NO
 
@@ -602,12 +631,18 @@ def _new_filter(asked: argparse.Namespace) -> int:
     groups = _untaken(asked, True)
     program = asked.program if asked.program is not None else workbench.main_program(groups)
     if program is None:
-        raise Failed("every line is taken by a filter that there is already: nothing to write", NO)
+        raise Failed(
+            "there is no line in it: nothing to write"
+            if groups.empty
+            else "every line is taken by a filter that there is already: nothing to write",
+            NO,
+        )
     try:
-        for line in workbench.new_filter(asked.name, program, groups, path):
-            print(line)
+        said = workbench.new_filter(asked.name, program, groups, path)
     except OSError as error:
         raise Failed(f"{path}: {error.strerror}", USAGE) from error
+    for line in said:
+        print(line)
     return DONE
 
 
@@ -664,6 +699,8 @@ def _setup(asked: argparse.Namespace) -> int:
         print(f"denyspam: {error}", file=sys.stderr)
         return DONE if asked.dry_run else NO
     except OSError as error:
+        if error.filename is None:  # it is what we print that cannot be written
+            raise
         raise Failed(f"{error.filename}: {error.strerror}", USAGE) from error
 
 
@@ -673,6 +710,8 @@ def _install(asked: argparse.Namespace) -> int:
     from denyspam.plugins import Filters, load
 
     host = discover.Host()
+    if not os.path.isdir(asked.root):
+        raise Failed(f"--root {asked.root}: there is no such folder", USAGE)
     if asked.root != "/":
         host = discover.Host(asked.root, lambda words: discover.run_program(("chroot", asked.root, *words)))
     conf = host.path(discover.INSTALLED)

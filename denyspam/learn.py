@@ -114,6 +114,7 @@ class Groups:
 
     def __init__(self, shapes: int = SHAPES) -> None:
         self.dropped = 0
+        self.empty = True  # nobody has read a line of it
         self.unread: Counter[str] = Counter()  # lines by program, of programs that no filter reads
         self._shapes = shapes
         self._groups: dict[tuple[str, bytes], Group] = {}

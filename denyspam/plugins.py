@@ -137,7 +137,8 @@ def read_settings(conf: str) -> Settings:
             raise SettingsError(f"this is larger than {LARGEST:,} bytes, which no configuration is", conf)
         return parse(data.decode("utf-8"), conf)
     except OSError as error:
-        raise SettingsError(f"the configuration cannot be read: {error.strerror}", conf) from error
+        advice = "; `denyspam setup` writes one, -c names another" if isinstance(error, FileNotFoundError) else ""
+        raise SettingsError(f"the configuration cannot be read: {error.strerror}{advice}", conf) from error
     except UnicodeDecodeError:
         raise SettingsError("the configuration is no text in UTF-8", conf) from None
 

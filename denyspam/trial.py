@@ -200,7 +200,7 @@ def row(ban: Ban) -> dict[str, Any]:
 
 def line(ban: Ban, here: tzinfo) -> str:
     when, length = show.moment(ban.since, here), show.duration(ban.until - ban.since)
-    return f"{when}  {ban.target!s:24}  {ban.rule:12}  {ban.hits:3} hits  for {length}"
+    return f"{when}  {ban.target!s:24}  {ban.rule:12}  {ban.hits:3} {'hit ' if ban.hits == 1 else 'hits'}  for {length}"
 
 
 def side_line(side: int, ban: Ban, here: tzinfo) -> str:

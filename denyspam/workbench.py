@@ -238,6 +238,7 @@ def untaken(
         learner = _Learner(Reader(filters, stamps), stamps, every, groups)
         scanner = Scanner(filters, path, stamps)
         for block, now in replay.blocks(path, progress):
+            groups.empty = groups.empty and not block.data
             taken = {finding.offset for finding in scanner.feed(block.data, block.offset, 0, now)}
             start = 0
             while start < len(block.data):
@@ -297,7 +298,8 @@ def learned(groups: Groups, most: int, as_json: bool) -> None:
         for example in group.examples[:1]:
             print(f"     {' ' * width}    {show.line(example, 200)}")
     if not found:
-        print("every line is taken by a filter, or of a program that no filter reads", file=sys.stderr)
+        every = "every line is taken by a filter, or of a program that no filter reads"
+        print("there is no line in it" if groups.empty else every, file=sys.stderr)
     if groups.unread:
         most_lines = groups.unread.most_common(5)
         programs = ", ".join(f"{show.line(name.encode()) or 'none named'} ({count})" for name, count in most_lines)

@@ -323,3 +323,37 @@ def test_check_as_json(tmp_path: Path) -> None:
     assert row == {"logs": {"/var/log/mail.log": ["postfix"]}, "policies": ["virus"]}
     (row,) = rows(denyspam("check", "--json", "-c", conf, "clamav"))
     assert row["filters"]["clamav"]["patterns"] >= 3
+
+
+def test_streams_that_are_closed(conf: Path, log: Path) -> None:
+    commands = (f"events '{log}'", f"replay -c '{conf}' '{log}'", f"learn '{log}'", "explain -", "--help")
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+        for words in commands:
+            shell = f"'{sys.executable}' -m denyspam.cli {words} {closed} </dev/null"
+            done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60, check=False)
+            assert (done.returncode, "Traceback" in done.stderr) == (0, False), (shell, done.stderr)
+
+
+def test_what_to_do_next(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.log"
+    empty.touch()
+    for words, code, said in (
+        ([], 2, "a command is missing, as in `denyspam status`"),
+        (["--json", "list"], 2, "--json is no option here; these take it, behind their name: list, "),
+        (["list", "--force"], 2, "--force is no option here; these take it, behind their name: ban\n"),
+        (["ban", "192.0.2.1/24"], 2, "no address or network; write 192.0.2.0/24; nothing was done"),
+        (["ban", "fe80::1%eth0"], 2, "; write fe80::1/128; "),
+        (["ban", "mail.example"], 2, "; write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/48; "),
+        (["release", "--all", "192.0.2.7"], 2, "or say --all, and not both"),
+        (["events", "--year", "99", empty], 2, "'99' is no year: write four digits, such as 2026"),
+        (["web", "--listen", "here"], 2, "is no place: write 127.0.0.1:8025"),
+        (["learn", empty], 0, "there is no line in it"),
+        (["new-filter", "x", "--from", empty, "-o", tmp_path], 1, "there is no line in it: nothing to write"),
+        (["setup", "--dry-run", "--root", tmp_path / "gone"], 2, "there is no such folder"),
+        (["check", "-c", tmp_path / "gone"], 78, "`denyspam setup` writes one, -c names another"),
+    ):
+        done = denyspam(*words)
+        assert (done.returncode, said in done.stderr) == (code, True), (words, done.stderr)
+    assert not (tmp_path / "x.filter").exists()
+    assert denyspam("help", "ban").stdout == denyspam("ban", "--help").stdout
+    assert denyspam("help").stdout == denyspam("--help").stdout
