@@ -82,10 +82,14 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _streams() -> None:
-    """A standard stream that was closed (`>&-`) leads nowhere, so that no file of ours gets its number."""
+    """A standard stream that was closed (`>&-`) leads nowhere, so that no file of ours gets its number; where output
+    and messages go to one place (`2>&1 |`), they stand there in the order in which they were said."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+    with contextlib.suppress(OSError):  # streams without a descriptor
+        if isinstance(sys.stdout, io.TextIOWrapper) and os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno()):
+            sys.stdout.reconfigure(line_buffering=True)
 
 
 @contextlib.contextmanager
@@ -550,7 +554,8 @@ def _check(asked: argparse.Namespace) -> int:
             except LookupError as error:
                 raise Failed(str(error.args[0]), CONFIG) from None
             report["filters"][name] = {"patterns": len(found.patterns), "samples": len(found.samples)}
-            said.append(f"{found.file}: {len(found.patterns)} patterns, {len(found.samples)} samples: ok")
+            patterns, samples = show.count(len(found.patterns), "pattern"), show.count(len(found.samples), "sample")
+            said.append(f"{found.file}: {patterns}, {samples}: ok")
         print(json.dumps(report) if asked.json else "\n".join(said))
         return DONE
     settings, logs = load(conf, thorough=True)

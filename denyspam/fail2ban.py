@@ -176,9 +176,9 @@ def expressions(name: str, read: Read, options: dict[str, str], *, whole: bool =
     """
     path = name if "/" in name else f"filter.d/{name}.conf"
     found = Options()
-    if not found.add(path, read):
+    there = [found.add(each, read) for each in dict.fromkeys((path, path.removesuffix(".conf") + ".local"))]
+    if not any(there):
         raise ImportFailed(f"there is no filter {path}")
-    found.add(path.removesuffix(".conf") + ".local", read)
     if not whole and "__prefix_line" in found.sections.get("DEFAULT", {}):
         found.sections["DEFAULT"]["__prefix_line"] = PREFIX
     options = {**options}
@@ -1152,7 +1152,7 @@ def jail(found: Options, name: str) -> Jail:
         return otherwise if text is None else text.strip()
 
     if value("enabled").lower() not in ("true", "1", "yes", "on"):
-        notes.append("it is not enabled in fail2ban")
+        notes.append("that it is not enabled in fail2ban: here it counts, unless its line is taken out")
     filter_name, options = spec(value("filter", name))
     sentence = f"{_hits(value('maxretry', '5'), notes)} in {_length(value('findtime', '10m'), 'findtime', notes)}"
     seconds = duration(value("bantime", "10m"))

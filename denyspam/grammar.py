@@ -146,19 +146,22 @@ EXAMPLE = (
 )
 
 
-def parse_policy(name: str, sentence: str, file: str, line: int) -> Policy:
+def parse_policy(name: str, sentence: str, file: str, line: int, column: int = 1) -> Policy:
     """The policy of one configuration line `name = sentence`; the kind is `name` up to its first dot.
 
-    Raises SettingsError; its column is that of `sentence`, from 1.
+    Raises SettingsError; `column` is where `sentence` begins in its line, from 1.
     """
 
     def wrong(message: str, place: int = 0) -> SettingsError:
-        return SettingsError(message, file, line, place + 1)
+        return SettingsError(message, file, line, place + column)
 
     if not re.fullmatch(rf"{KIND}(?:\.[a-z0-9_-]{{1,64}})*", name):
-        raise wrong(
+        raise SettingsError(
             f"`{name[:60]}` is no name for a policy: write the kind, or the kind, a dot and a word of your own, as"
-            " in relay.slow"
+            " in relay.slow",
+            file,
+            line,
+            1,
         )
     try:
         found = _read(_policy, sentence)

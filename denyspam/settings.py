@@ -151,6 +151,7 @@ class _Value:
     text: str
     line: int
     file: str
+    column: int = 1  # at which the text begins
 
     def wrong(self, message: str) -> SettingsError:
         return SettingsError(message, self.file, self.line)
@@ -191,7 +192,7 @@ def parse(text: str, file: str) -> Settings:
     line, policies = sections["policy"]
     if not policies:
         raise SettingsError("[policy] is empty; write for example `virus = 5 in 15m -> ban 1h`", file, line)
-    parsed = tuple(parse_policy(name, value.text, file, value.line) for name, value in policies.items())
+    parsed = tuple(parse_policy(name, value.text, file, value.line, value.column) for name, value in policies.items())
     for policy in parsed:
         if len(policy.ports or ()) > PORTS:
             raise policies[policy.name].wrong(f"more ports than a firewall rule takes; write {PORTS} at most")
@@ -261,7 +262,8 @@ def _sections(text: str, file: str) -> dict[str, tuple[int, dict[str, _Value]]]:
                 raise SettingsError(f"{quote(key)} stands before any section; write `[daemon]` above it", file, number)
             if key in keys:
                 raise SettingsError(f"{quote(key)} stands twice; leave one of them", file, number)
-            keys[key] = _Value(value, number, file)
+            behind = raw.partition("=")[2]
+            keys[key] = _Value(value, number, file, len(raw) - len(behind.lstrip()) + 1)
     return sections
 
 

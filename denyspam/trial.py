@@ -247,6 +247,10 @@ def summary(trial: Trial, here: tzinfo) -> Iterator[str]:
         yield from _cost(trial, trial.cost, colours)
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
@@ -337,7 +341,7 @@ def _cost(trial: Trial, cost: Cost, colours: bool) -> Iterator[str]:
         yield "lines cannot be counted: that takes a second reading, and a pipe has only one"
     else:
         yield (
-            f"{_count(trial.saved.lines, 'log line')} ({trial.saved.bytes / 1e6:.1f} MB) that name them, "
+            f"{_count(trial.saved.lines, 'log line')} ({_size(trial.saved.bytes)}) that name them, "
             f"{trial.saved.connections:,} of these a new connection, where the server logs that"
         )
     yield ""

@@ -411,7 +411,7 @@ def _brought(name: str, root: str, jails: fail2ban.Options) -> Taken:
     else:
         filter_name, options = fail2ban.spec(name)
         own, source = "-".join([filter_name, *options.values()]), f"fail2ban's filter {name}"
-        if read(f"filter.d/{filter_name}.conf") is None:
+        if all(read(f"filter.d/{filter_name}.{ending}") is None for ending in ("conf", "local")):
             raise fail2ban.ImportFailed(f"there is no jail and no filter {name[:100]!r} in {root}")
     found = fail2ban.expressions(filter_name, read, dict(options))
     whole = fail2ban.expressions(filter_name, read, dict(options), whole=True)
@@ -437,7 +437,7 @@ def told_of(found: Sequence[Taken]) -> Iterator[str]:
         yield f"{made.name}: {show.count(made.patterns, 'pattern')} of kind {made.kind}"
         for expression, reason in made.lost:
             yield f"  not imported: {reason}"
-            yield f"    {show.line(expression.encode(), 200)}"
+            yield f"    {show.line(expression.replace(fail2ban.PREFIX, '<prefix>').encode(), 200)}"
         for note in each.jail.notes if each.jail else ():
             yield f"  not imported: {note}"
 

@@ -133,7 +133,7 @@ def test_jails_become_sentences(root: Path) -> None:
     assert more.policy == "5 in 1d -> ban 10m"
     assert more.options == {"mode": "more", "x": "a,b"}
     assert [note.partition(":")[0] for note in more.notes] == [
-        "it is not enabled in fail2ban",
+        "that it is not enabled in fail2ban",
         "all ports",
         "logpath /var/log/more*.log",
         "ignoreip host.example",
@@ -166,7 +166,7 @@ def test_the_command_writes_files_that_pass(root: Path, tmp_path: Path, capsys: 
     words = ["import-fail2ban", "gate", "gate-more", "--root", str(root), "-o", str(folder)]
     assert cli._main(words) == 0
     err = capsys.readouterr().err
-    assert "not imported: it is not enabled in fail2ban" in err
+    assert "not imported: that it is not enabled in fail2ban: here it counts" in err
     assert sorted(path.name for path in folder.rglob("*.*")) == [
         "f2b-gate-more.filter",
         "f2b-gate.filter",

@@ -12,7 +12,7 @@ from denyspam import alarms, arguments, metrics
 from denyspam.grammar import parse_filter
 from denyspam.settings import parse
 
-PAGES = [ROOT / "docs" / f"{name}.md" for name in ("filters", "policies")]
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("filters", "policies", "tour")]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)

@@ -207,3 +207,10 @@ virus = 5 in 15m -> ban 1h
 )
 def test_mistakes_in_sources(text: str, message: str) -> None:
     assert wrong(f"{text}\n[policy]\nvirus = 5 in 15m -> ban 1h\n").startswith(message)
+
+
+def test_the_column_of_a_policy_is_that_of_its_line() -> None:
+    for line, column in (("virus = 5 in 15 -> ban 1h", 14), ("virus=  5 in 15 -> ban 1h", 14)):
+        with pytest.raises(SettingsError) as caught:
+            parse(f"[log /var/log/mail.log]\nfilters = postfix\n[policy]\n{line}\n", "d.conf")
+        assert (caught.value.line, caught.value.column) == (4, column), line
