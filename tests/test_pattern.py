@@ -116,7 +116,7 @@ def test_regex() -> None:
 
 
 def test_the_manual_names_every_hole() -> None:
-    manual = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    manual = (Path(__file__).parent.parent / "docs/filters.md").read_text(encoding="utf-8")
     assert [name for name in HOLES if f"`{{{name}}}`" not in manual] == []
 
 
