@@ -342,8 +342,8 @@ def _web(asked: argparse.Namespace) -> int:
         at = web.place(asked.listen, asked.public)
         path = _socket(asked)
         _ask(asked, {"command": "top", "most": 0})  # whether this user may
+        server = web.listen(at)  # first: where a page is served already, its token stays
         secret, file = (None, "") if asked.read_only else web.token(asked.token_file)
-        server = web.listen(at)
     except web.Unusable as error:
         raise Failed(str(error), USAGE) from error
     peers = tuple(str(each) for each in ssh_peers())

@@ -143,7 +143,9 @@ def listen(at: Place) -> socket.socket:
         server.listen(CONNECTIONS)
         return server
     except OSError as error:
-        raise Unusable(f"cannot listen at {at}: {error.strerror or error}") from error
+        raise Unusable(
+            f"cannot listen at {at}: {os.strerror(error.errno or 0)}; --listen names another place"
+        ) from error
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -253,6 +253,21 @@ def test_where_and_how_it_may_listen(tmp_path: Path, daemon: Live) -> None:
     assert (tmp_path / "file").read_text() == "precious"
 
 
+def test_a_second_one_leaves_the_token_of_the_first(page: Served, daemon: Live, tmp_path: Path) -> None:
+    token = tmp_path / "denyspam-web.token"
+    token.write_text("of the page that is served there\n")
+    done = subprocess.run(
+        [*live_command(daemon), "web", "--listen", f"127.0.0.1:{page.port}", "-c", str(daemon.conf)],
+        env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, "Address already in use; --listen names" in done.stderr) == (2, True), done.stderr
+    assert token.read_text() == "of the page that is served there\n"
+
+
 # --- hostile peers
 
 
