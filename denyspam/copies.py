@@ -1,8 +1,10 @@
 """copies: the same line told in two logs is one line. Pure.
 
 exim writes a refusal to mainlog and rejectlog, syslog a warning to mail.log and mail.warn (and all of it to syslog). A
-line that stands in one log matches the same bytes in another, one to one, whichever is read first; the later one is the
-copy. Identical lines in one log are separate offences: a dictionary attack prints them.
+line that stands in one log matches the same line in another, one to one, whichever is read first; the later one is the
+copy. The same is what the same process of a host said in the same second: the journal, and syslog with and without
+fractions, write its time differently. Identical lines in one log are separate offences: a dictionary attack prints
+them.
 Bounded: the last CAPACITY findings that found no match yet; a copy that comes later than that counts again.
 """
 
@@ -24,7 +26,12 @@ class Copies:
 
     def is_copy(self, finding: Finding) -> bool:
         """Whether another log told this line before."""
-        line = hash(finding.text)  # keyed for each process: nobody outside can make two lines collide
+        host, text = finding.host.encode(), finding.text
+        if host and finding.time is not None:
+            _, between, said = text.partition(b" " + host + b" ")
+            if between:
+                text = b"%d %b %b" % (finding.time, host, said)
+        line = hash(text)  # keyed for each process: nobody outside can make two lines collide
         files = self._waiting.get(line)
         if files is None:
             self._waiting[line] = [finding.file]

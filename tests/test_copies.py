@@ -45,3 +45,24 @@ def test_bounded() -> None:
     assert len(copies._waiting) == 10
     assert copies.is_copy(finding("b", b"99"))
     assert not copies.is_copy(finding("b", b"1"))
+
+
+def test_a_stamp_may_be_written_otherwise() -> None:
+    """mail.log, syslog with fractions and the journal; another second, host, process or text is another line."""
+    said = b"postfix/smtpd[7]: NOQUEUE: reject: RCPT from unknown[192.0.2.1]: 554"
+    lines = [b"Mar  4 10:00:00 mx " + said, b"2026-03-04T10:00:00.123456+00:00 mx " + said]
+
+    def told(file: str, text: bytes, time: float = 1_772_618_400.0, host: str = "mx") -> Finding:
+        return finding(file, text)._replace(time=time, host=host)
+
+    copies = Copies()
+    assert not copies.is_copy(told("a", lines[0]))
+    assert copies.is_copy(told("b", lines[1], 1_772_618_400.123456))
+    for other in (
+        told("b", lines[1], 1_772_618_401.0),
+        told("b", lines[1].replace(b" mx ", b" mx2 "), host="mx2"),
+        told("b", lines[1].replace(b"[7]", b"[8]")),
+    ):
+        copies = Copies()
+        assert not copies.is_copy(told("a", lines[0]))
+        assert not copies.is_copy(other)
