@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
-from denyspam.events import OFFENCES, Network, Policy, SettingsError
+from denyspam.events import HARMLESS, OFFENCES, Network, Policy, SettingsError
 from denyspam.grammar import parse_duration, parse_policy
 from denyspam.policy import Judge
 
@@ -133,7 +133,7 @@ class Settings:
         """Every policy's kind must be one of the six offences, `any`, or a kind of an installed filter."""
         for policy in self.policies:
             if policy.kind not in known and policy.kind not in (*OFFENCES, "any"):
-                kinds = ", ".join((*OFFENCES, "any", *sorted(known.difference(OFFENCES))))
+                kinds = ", ".join((*OFFENCES, "any", *sorted(known.difference(OFFENCES, HARMLESS, ("client", "ignore")))))
                 raise SettingsError(
                     f"no filter knows the kind {quote(policy.kind)}; write one of {kinds}",
                     self.file,
