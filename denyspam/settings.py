@@ -133,7 +133,9 @@ class Settings:
         """Every policy's kind must be one of the six offences, `any`, or a kind of an installed filter."""
         for policy in self.policies:
             if policy.kind not in known and policy.kind not in (*OFFENCES, "any"):
-                kinds = ", ".join((*OFFENCES, "any", *sorted(known.difference(OFFENCES, HARMLESS, ("client", "ignore")))))
+                kinds = ", ".join(
+                    (*OFFENCES, "any", *sorted(known.difference(OFFENCES, HARMLESS, ("client", "ignore"))))
+                )
                 raise SettingsError(
                     f"no filter knows the kind {quote(policy.kind)}; write one of {kinds}",
                     self.file,
