@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import termios
 import time
@@ -28,6 +29,7 @@ from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
+from textual.geometry import Size
 from textual.screen import ModalScreen
 from textual.strip import Strip
 from textual.widget import Widget
@@ -315,9 +317,16 @@ class Top(App[int]):
             if not self.view.paused:
                 await self._look()
                 self.picture.show()
+            self._fit()
             wait = EVERY - (asyncio.get_running_loop().time() - began)
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), max(0.05, wait))
+
+    def _fit(self) -> None:
+        """To a size that was missed: the signal of a resize is lost where it comes while Textual still starts."""
+        size = Size(*shutil.get_terminal_size())
+        if not self.is_headless and size != self.size:
+            self.post_message(events.Resize(size, size))
 
     async def _look(self) -> None:
         request = {"command": "top", "most": ROWS, "match": self.view.match}
