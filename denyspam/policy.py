@@ -584,8 +584,11 @@ class Judge:
         time = event.time
         if time is None or event.address is None:
             return
-        for target, span in self._unread.pop((event.file, event.offset), ()):
-            self._apply(target, span)
+        # Of the same time, too: a rotated file of the same name has an event at that offset now and then.
+        decided = self._unread.get((event.file, event.offset), ())
+        for target, span in decided:
+            if span.since == time:
+                self._apply(target, span)
         plans = self._plans.get(event.kind)
         for ports, widths, counters in self._plan(event.kind) if plans is None else plans:
             keys = self._keys(event.address, widths, time)

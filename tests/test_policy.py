@@ -498,3 +498,19 @@ def test_a_stranger_is_asked_about_at_his_limit_and_not_before() -> None:
     assert asked == []
     assert len(feed(judge, [4])) == 1
     assert asked == [("192.0.2.7", 4)]
+
+
+def test_a_rotated_file_has_events_at_the_same_offsets() -> None:
+    """A past decision is where its deciding hit stands, not where the file before had another line."""
+    policy = Policy("virus", "virus", 3, 120, 60)
+    older = event(0, "192.0.2.99", offset=2)
+    mine = [event(time, offset=number) for number, time in enumerate([100, 101, 102])]
+    live, again = Judge([policy]), Judge([policy])
+    bans = [ban for one in (older, *mine) for ban in live.decide(one)]
+    assert [ban.since for ban in bans] == [102]
+    again.remember(Past(ban, ended=162) for ban in bans)
+    for one in (older, *mine):
+        again.recall(one)
+    again.settle()
+    for judge in live, again:
+        assert feed(judge, [163, 164, 165]) == [("192.0.2.7", 165, 225)]
