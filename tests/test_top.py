@@ -443,6 +443,8 @@ def test_in_tmux(daemon: Live, tmp_path: Path) -> None:
         return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
+    for name in ("COLUMNS", "LINES"):  # set by a distributed test run, and then the size of every terminal
+        environment.pop(name, None)
     command = " ".join(daemon.command("top"))
     tmux("new-session", "-d", "-x", "80", "-y", "24", "-s", "top", f"{command}; echo ended $?; exec cat")
     try:
