@@ -1,7 +1,8 @@
 """throughput: log lines a CPU second of `denyspam events --json FILE`, beside peers: `python -m bench.throughput`.
 
-Each round runs every program once on an empty file and once on the log, one after the other, so that all see the same
-machine. The least on the empty file is the start-up, reported by itself and subtracted. Output goes to a file.
+Each round runs every program once on an empty file, once on the FEW first lines and once on the whole log, one after
+the other, so that all see the same machine. The least on the few is subtracted: start-up (reported by itself) and what
+is compiled when a log first needs it. Output goes to a file.
 
     servers    each server's log, with all shipped filters and with the server's own only; the share of offences that
                came out; fail2ban-regex (its filter of the same name, aggressive, stopping at the first match) and
@@ -34,8 +35,8 @@ SHORT = 40_000  # lines for who reads fewer than 100,000 a second
 SHARES = (0.0, 0.03, 0.1, 0.3)
 FAIL2BAN = {"postfix": "postfix.conf", "exim": "exim.conf", "sendmail": "sendmail-reject.conf"}
 EVENTS = (*measure.DENYSPAM, "events", "--json", "-c", os.devnull)
-SECONDS = 0.6  # of CPU that one run for the ratio should take: enough for its noise to be small
-FEWEST, MOST = 20_000, 300_000  # lines for that
+FEWEST = 20_000  # lines of a quick run
+FEW, MANY = 5_000, 200_000  # lines for the ratio: all that is compiled is compiled in the few
 
 EXPECTED = measure.ROOT / "bench/expected.json"
 
@@ -60,7 +61,7 @@ def programs(server: str) -> dict[str, Command]:
     return found
 
 
-def reference(server: str) -> Command:
+def reference(server: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "bench.reference", server, "FILE")
 
 
@@ -69,23 +70,26 @@ def run(command: Command, path: str, out: str = os.devnull) -> measure.Used:
     return measure.child(words, stdin=None if "FILE" in command else path, out=out)
 
 
-def compare(commands: Mapping[str, Command], path: str, lines: int, rounds: int, folder: Path) -> dict[str, Any]:
+def compare(
+    commands: Mapping[str, Command], server: str, lines: int, rounds: int, folder: Path, *, share: float | None = None
+) -> dict[str, Any]:
     """Each program's lines a CPU second, start-up seconds, peak memory, and lines of output."""
-    empty = folder / "empty.log"
-    empty.touch()
+    empty, few, path = (measure.log_file(folder, server, count, share=share) for count in (0, FEW, lines))
     idle: dict[str, list[float]] = {name: [] for name in commands}
+    warm: dict[str, list[float]] = {name: [] for name in commands}
     busy: dict[str, list[measure.Used]] = {name: [] for name in commands}
     out = folder / "out"
     told: dict[str, int] = {}
     for _ in range(rounds):
         for name, command in commands.items():
-            idle[name].append(run(command, str(empty)).cpu)
+            idle[name].append(run(command, empty).cpu)
+            warm[name].append(run(command, few).cpu)
             busy[name].append(run(command, path, str(out)))
             told[name] = out.read_bytes().count(b"\n")
     return {
         name: {
             "lines_per_cpu_second": measure.spread(
-                lines / max(used.cpu - min(idle[name]), 1e-3) for used in busy[name]
+                (lines - FEW) / max(used.cpu - min(warm[name]), 1e-3) for used in busy[name]
             ),
             "start_seconds": measure.spread(idle[name], 3),
             "peak_mb": round(max(used.peak for used in busy[name])),
@@ -99,12 +103,11 @@ def per_server(lines: int, rounds: int, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for server in SERVERS:
         measure.note(f"throughput: {server}, {lines} lines")
-        path = measure.log_file(folder, server, lines)
         commands = programs(server)
         slow = {name: commands.pop(name) for name in ("fail2ban",) if name in commands}
-        found[server] = compare(commands, path, lines, rounds, folder)
+        found[server] = compare(commands, server, lines, rounds, folder)
         short = min(lines, SHORT)
-        found[server] |= compare(slow, measure.log_file(folder, server, short), short, 1, folder)
+        found[server] |= compare(slow, server, short, 1, folder)
     return found
 
 
@@ -114,8 +117,7 @@ def per_share(lines: int, rounds: int, folder: Path) -> dict[str, Any]:
         found[server] = {}
         for share in SHARES:
             measure.note(f"throughput: {server}, {share:.0%} offences")
-            path = measure.log_file(folder, server, lines, share=share)
-            (one,) = compare({"": (*EVENTS, "FILE")}, path, lines, rounds, folder).values()
+            (one,) = compare({"": (*EVENTS, "FILE")}, server, lines, rounds, folder, share=share).values()
             found[server][f"{share:.2f}"] = one["lines_per_cpu_second"]
     return found
 
@@ -123,12 +125,11 @@ def per_share(lines: int, rounds: int, folder: Path) -> dict[str, Any]:
 def per_count(lines: int, rounds: int, folder: Path) -> dict[str, Any]:
     shipped = sorted(each.name for each in entry_points(group="denyspam.filters"))
     names = [*SERVERS, *(name for name in shipped if name not in SERVERS)]
-    path = measure.log_file(folder, "postfix", lines)
     found = {}
     for count in sorted({1, 2, 4, 8, len(names)}):
         measure.note(f"throughput: {count} filters")
         chosen = [word for name in names[:count] for word in ("--filter", name)]
-        (one,) = compare({"": (*EVENTS, *chosen, "FILE")}, path, lines, rounds, folder).values()
+        (one,) = compare({"": (*EVENTS, *chosen, "FILE")}, "postfix", lines, rounds, folder).values()
         found[str(count)] = one["lines_per_cpu_second"]
     return found
 
@@ -136,26 +137,20 @@ def per_count(lines: int, rounds: int, folder: Path) -> dict[str, Any]:
 def ratio(server: str, folder: Path, enough: float = float("inf"), rounds: int = ROUNDS) -> float:
     """Lines a CPU second with all filters, by the reference's in the same run.
 
-    From the least of each in so many rounds; from the second on, ends as soon as it is `enough`: one run alone of the
-    reference, disturbed, would let any slowness pass. The log grows until reading it takes
-    SECONDS, so that the start-up, which is subtracted, does not drown the difference.
+    Each is timed on a FEW lines and on MANY, and the difference taken: start-up, and the expressions that are compiled
+    when a log first needs them, are in both. From the least of each in so many rounds; from the second on, ends as
+    soon as it is `enough`: one run alone of the reference, disturbed, would let any slowness pass.
     """
-    events = (*EVENTS, "FILE")
-    empty = measure.log_file(folder, server, 0)
-    start, plain = (min(run(command, empty).cpu for _ in range(2)) for command in (events, reference(server)))
-    lines, found, most = FEWEST, 0.0, rounds
-    ours = theirs = float("inf")
-    while rounds:
-        path = measure.log_file(folder, server, lines)
-        theirs = min(theirs, run(reference(server), path).cpu - plain)
-        ours = max(min(ours, run(events, path).cpu - start), 1e-3)
-        if ours < SECONDS / 2 and lines < MOST:
-            lines = int(min(MOST, 1.2 * lines * SECONDS / ours))
-            ours = theirs = float("inf")
-            continue
+    few, many = (measure.log_file(folder, server, lines) for lines in (FEW, MANY))
+    least: dict[tuple[Command, str], float] = {}
+    commands = (reference(server), (*EVENTS, "FILE"))
+    found = 0.0
+    for done in range(1, rounds + 1):
+        for key in ((command, path) for command in commands for path in (few, many)):
+            least[key] = min(least.get(key, float("inf")), run(*key).cpu)
+        theirs, ours = (max(least[command, many] - least[command, few], 1e-3) for command in commands)
         found = theirs / ours
-        rounds -= 1
-        if found >= enough and rounds < most - 1:
+        if found >= enough and done > 1:
             break
     return found
 
