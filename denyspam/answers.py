@@ -17,16 +17,12 @@ from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Protocol
 
 from denyspam import __version__, show
-from denyspam.enforce import Enforcer
-from denyspam.events import ActionError, Ban, Event, Grace, Network, Target, address_text
+from denyspam.events import MAPPED, ActionError, Ban, Event, Grace, Network, Target, address_text
 from denyspam.guard import Guard
-from denyspam.join import Join
-from denyspam.ledger import Ledger, Row
-from denyspam.logfile import Logs
-from denyspam.monitor import Monitor, ledger_fault, process
+from denyspam.ledger import Row
+from denyspam.monitor import ledger_fault, process
 from denyspam.notify import Notifier
-from denyspam.policy import LOOPBACK, Judge
-from denyspam.settings import Settings
+from denyspam.policy import LOOPBACK
 from denyspam.snapshot import Showing, Snapshot
 
 log = logging.getLogger("denyspam")
@@ -35,31 +31,16 @@ FORCED = "forced"  # the rule of a ban by hand that only `--force` made possible
 GRACES = 10_000  # that may be in force at once
 MANUAL = 3600.0  # seconds a ban by hand lasts unless said otherwise
 LONGEST = 10 * 365 * 86_400.0  # seconds a ban by hand may last
-MAPPED = bytes(10) + b"\xff\xff"  # what ::ffff:192.0.2.7 begins with
 WIDEST = {4: 8, 6: 19}  # the shortest prefixes that may be banned by hand
 
 
 class Obeying(Showing, Protocol):
-    """What the commands see and do of a daemon."""
+    """What the commands see and do of a daemon besides."""
 
-    settings: Settings
-    ready: bool
-    started: float
-    judge: Judge
-    join: Join
-    ledger: Ledger
-    enforcer: Enforcer
-    logs: Logs
     counts: Counter[tuple[str, str]]
     rules: Counter[str]
-    monitor: Monitor
     notifier: Notifier
-    pending: set[Target]
-    bans: int
     late: int
-    releases: int
-    repairs: int
-    withheld: dict[Target, str]
     guard: Guard | None
 
     def resume(self, user: str, ban: bool) -> dict[str, Any]: ...

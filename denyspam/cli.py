@@ -623,7 +623,6 @@ def _learn(asked: argparse.Namespace) -> int:
 
 
 def _new_filter(asked: argparse.Namespace) -> int:
-
     from denyspam import workbench
     from denyspam.grammar import NAME
 
@@ -890,8 +889,6 @@ def _report(asked: argparse.Namespace) -> int:
 
 def _since(text: str, now: float, zone: tzinfo) -> float:
     """When a period begins: so long ago, or at a date, also with a time."""
-    from datetime import datetime
-
     try:
         when = datetime.fromisoformat(text)
         begin = (when if when.tzinfo else when.replace(tzinfo=zone)).timestamp()

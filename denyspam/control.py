@@ -9,7 +9,6 @@ the oldest of the large ones: whoever holds connections open or fills them keeps
 from __future__ import annotations
 
 import asyncio
-import errno
 import grp
 import json
 import math
@@ -21,6 +20,8 @@ import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
+
+from denyspam.sockets import clear
 
 REQUEST = 16 << 20  # bytes: a batch of 500,000 addresses
 ITEMS = 1_000_000  # commas and opening brackets of a request: 16 MB of `{},` would become 340 MB of objects
@@ -75,16 +76,7 @@ class Server:
     async def start(self) -> None:
         """Raises OSError."""
         os.makedirs(os.path.dirname(self._path), mode=0o755, exist_ok=True)
-        if os.path.exists(self._path):
-            if not stat.S_ISSOCK(os.stat(self._path).st_mode):
-                raise OSError(errno.ENOTSOCK, "another file is there, which is no socket")
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(self._path)
-                except OSError:
-                    os.unlink(self._path)  # left by a daemon that was killed
-                else:
-                    raise OSError(errno.EADDRINUSE, "another denyspam listens there")
+        clear(self._path)
         mask = os.umask(0o177)  # never open to all, not even for a moment
         try:
             self._server = await asyncio.start_unix_server(self._serve, self._path, limit=SMALL, backlog=BACKLOG)

@@ -17,6 +17,7 @@ Network = IPv4Network | IPv6Network
 CLIENT = "client"  # the kind of a finding that only names a queue id's client
 OFFENCES = ("virus", "relay", "reject", "auth", "protocol", "spam")
 HARMLESS = ("accept", "defer")  # recognised, never counted
+MAPPED = bytes(10) + b"\xff\xff"  # what ::ffff:192.0.2.7 begins with, packed
 VERDICTS = ("virus", "spam")  # on a message: told again for the same queue id, they are one event
 
 

@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import stat
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from denyspam.metrics import TYPE
+from denyspam.sockets import clear
 
 CONNECTIONS = 16  # a scraper opens one
 REQUEST = 8192  # bytes of a request's head; a scraper's has some hundred
@@ -62,17 +61,7 @@ class Exporter:
             host, port = self._place
             self._server = await asyncio.start_server(self._serve, host, port, limit=REQUEST, backlog=CONNECTIONS)
             return
-        with suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(os.stat(self._place).st_mode):
-                raise FileExistsError(f"{self._place} is there, and is no socket")
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.setblocking(False)  # whoever listens there may take nobody: BlockingIOError
-                try:
-                    probe.connect(self._place)
-                except ConnectionRefusedError:
-                    os.unlink(self._place)  # left by a daemon that was killed
-                else:
-                    raise FileExistsError(f"somebody listens at {self._place} already")
+        clear(self._place)
         self._server = await asyncio.start_unix_server(self._serve, self._place, limit=REQUEST, backlog=CONNECTIONS)
         os.chmod(self._place, 0o666)  # noqa: S103 - see above: as open as loopback is
 

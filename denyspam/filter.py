@@ -20,10 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timezone
 from functools import lru_cache
-from ipaddress import IPv6Address
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from socket import AF_INET, AF_INET6, inet_pton
 
-from denyspam.events import CLIENT, HARMLESS, FilterError
+from denyspam.events import CLIENT, HARMLESS, MAPPED, FilterError, address_text
 from denyspam.pattern import IGNORE, Pattern, told
 from denyspam.stamp import Stamps
 from denyspam.ways import choices
@@ -121,15 +120,10 @@ def _glob(glob: str) -> re.Pattern[str]:
 def canonical(text: bytes) -> str | None:
     """The address as everything else writes it, IPv4-mapped as IPv4; None where it is no address."""
     try:
-        address = text.decode("ascii")
-        if ":" not in address:
-            return inet_ntop(AF_INET, inet_pton(AF_INET, address))
-        packed = inet_pton(AF_INET6, address)
-    except (OSError, UnicodeDecodeError):
+        packed = inet_pton(AF_INET6 if b":" in text else AF_INET, text.decode("ascii"))
+    except (OSError, ValueError):
         return None
-    if packed.startswith(b"\0" * 10 + b"\xff\xff"):
-        return inet_ntop(AF_INET, packed[12:])
-    return str(IPv6Address(packed))
+    return address_text(packed[12:] if packed[:-4] == MAPPED else packed)
 
 
 @dataclass(frozen=True, slots=True)

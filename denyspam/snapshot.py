@@ -22,7 +22,7 @@ from denyspam.enforce import Enforcer
 from denyspam.events import ActionError, Ban, Target
 from denyspam.join import Join
 from denyspam.ledger import Ledger
-from denyspam.logfile import LogFile
+from denyspam.logfile import LogFile, Logs
 from denyspam.monitor import Monitor, ledger_fault
 from denyspam.policy import Heat, Judge
 from denyspam.recent import Recent
@@ -48,7 +48,7 @@ class Showing(Protocol):
     join: Join
     ledger: Ledger
     enforcer: Enforcer
-    logs: dict[str, LogFile]
+    logs: Logs
     pending: set[Target]
     withheld: dict[Target, str]
     recent: Recent
@@ -80,9 +80,7 @@ class Snapshot:
         async with self._turn:
             self._made = {key: each for key, each in self._made.items() if time.monotonic() - each[0] < FRESH}
             if (match, most) not in self._made:
-                await asyncio.sleep(
-                    min(self._busy, REST)
-                )  # so that no number of askers takes more than half of our time
+                await asyncio.sleep(min(self._busy, REST))  # no number of askers takes more than half of our time
                 await self._count()
                 began = time.monotonic()
                 made = await self._snapshot(match, most)

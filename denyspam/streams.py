@@ -41,6 +41,7 @@ from ipaddress import ip_address
 from denyspam import datagram
 from denyspam.events import Network
 from denyspam.lines import LIMIT, LineBuffer
+from denyspam.sockets import clear
 from denyspam.tail import CHUNK, Block
 
 KEPT = 4 << 20  # bytes of compressed text remembered for a reload: some 200,000 lines
@@ -366,19 +367,7 @@ def _ready(made: socket.socket) -> socket.socket:
 def _bound(path: str) -> socket.socket:
     """A socket at this path, for its owner alone; one that nobody reads any more gives way."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    if os.path.lexists(path):
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.ENOTSOCK, "another file is there, which is no socket", path)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-            probe.setblocking(False)
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)  # left by a daemon that was killed
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, path) from error
-            else:
-                raise OSError(errno.EADDRINUSE, "another program reads there", path)
+    clear(path, socket.SOCK_DGRAM)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     mask = os.umask(0o177)  # never open to all, not even for a moment
     try:

@@ -43,6 +43,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from denyspam import control
+from denyspam.sockets import clear
 
 CONNECTIONS = 64
 LIFE = 60.0  # seconds
@@ -124,16 +125,7 @@ def listen(at: Place) -> socket.socket:
     try:
         if at.path is None:
             return socket.create_server((at.host, at.port), family=_family(at.host), backlog=CONNECTIONS)
-        with suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(os.stat(at.path, follow_symlinks=False).st_mode):
-                raise Unusable(f"{at.path} is there, and is no socket")
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(at.path)
-                except ConnectionRefusedError:
-                    os.unlink(at.path)  # left by one that was killed
-                else:
-                    raise Unusable(f"somebody listens at {at.path} already")
+        clear(at.path)
         server = socket.socket(socket.AF_UNIX)
         mask = os.umask(0o117)  # its user and group, such as the web server in front
         try:
@@ -144,7 +136,7 @@ def listen(at: Place) -> socket.socket:
         return server
     except OSError as error:
         raise Unusable(
-            f"cannot listen at {at}: {os.strerror(error.errno or 0)}; --listen names another place"
+            f"cannot listen at {at}: {(error.strerror or '').partition(' (')[0]}; --listen names another place"
         ) from error
 
 
