@@ -249,6 +249,12 @@ class Endings:
     words: tuple[tuple[bytes, bytes], ...]
     owners: tuple[tuple[bytes, bytes, tuple[int, ...]], ...] = ()  # with the patterns whose words they are, by group
 
+    def places(self, body: bytes, start: int = 0) -> list[int]:
+        """The ends of the first ENDINGS addresses that it may be followed by, and some; one that a stop or a colon
+        follows (`2001:db8::7. `) has two, since an {ip} takes these as well."""
+        ends = [place.end() for place in islice(compiled(self.place).finditer(body, start), ENDINGS + 1)]
+        return [end - back for end in ends for back in range(1 + (body[end - 1] in b".:"))]
+
 
 @lru_cache(maxsize=65_536)  # never full: as many as the expressions of the filters in use
 def compiled(expression: bytes) -> re.Pattern[bytes]:
@@ -308,8 +314,7 @@ class Pattern:
         if self.also is not None and self.stop in found["said"]:
             return True  # the {word} may have held a blank there, and what follows may be the client's
         for endings in (self.again, self.also) if self.also else (self.again,):
-            ends = compiled(endings.place).finditer(body, found.end("ip"))
-            places = [place.end() for place in islice(ends, ENDINGS + 1)]
+            places = endings.places(body, found.end("ip"))
             if len(places) > ENDINGS:
                 return True
             if places and any(
@@ -341,8 +346,8 @@ def told(patterns: Sequence[Pattern], body: bytes) -> Pattern | None:
     """
     first = len(patterns)
     for again, stop in {pattern.again: pattern.stop for pattern in patterns if pattern.again is not None}.items():
-        places = [place.end() for place in islice(compiled(again.place).finditer(body), ENDINGS)]
-        if len(places) < 2 and body.count(stop[:1]) <= ENDINGS:
+        places = again.places(body)
+        if (not places or places[-1] - places[0] < 2) and body.count(stop[:1]) <= ENDINGS:  # one address, or none
             continue
         for begin, words, owners in again.owners:
             if not compiled(begin).match(body):

@@ -112,7 +112,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> Non
         first, second = Server(str(path), None, echo), Server(str(path), None, echo)
         await first.start()
         try:
-            with pytest.raises(OSError, match="another denyspam"):
+            with pytest.raises(OSError, match="another program reads there"):
                 await second.start()
         finally:
             await first.stop()
