@@ -141,3 +141,14 @@ def viruses(address: str, count: int, when: float | None = None) -> list[str]:
     """`count` virus lines a second apart, each of its own message, the last one now."""
     last = int(time.time() if when is None else when)
     return [virus(address, last - count + 1 + n, f"4X{os.urandom(4).hex().upper()}") for n in range(count)]
+
+
+def offend(log: Path, address: str, count: int = 2) -> None:
+    """Writes the lines of `count` viruses."""
+    with log.open("a") as file:
+        file.writelines(f"{line}\n" for line in viruses(address, count))
+
+
+def events(daemon: Live, kind: str = "virus") -> int:
+    """What it has counted of a kind."""
+    return sum(daemon.status()["events"].get(kind, {}).values())

@@ -21,12 +21,6 @@ from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Namespace, Network
 SENDER, OTHER = CLIENTS4[0], CLIENTS4[1]
 
 
-@pytest.fixture
-def daemon(tmp_path: Path, network: Network) -> Iterator[Live]:
-    with live(tmp_path, network.server) as made:
-        yield made
-
-
 def test_the_fifth_virus_closes_port_25(daemon: Live, network: Network) -> None:
     daemon.start()
     daemon.write(viruses(SENDER, 4))

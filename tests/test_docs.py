@@ -13,16 +13,15 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from live import PATIENCE, until
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PATIENCE = 60.0
 
 # Commands that are not run line by line, and where they are run instead.
 ELSEWHERE = {
@@ -153,13 +152,6 @@ OFFENCE = (
     "{now} mx postfix/cleanup[2042]: 7D0F{n}21B6: milter-reject: END-OF-MESSAGE from unknown[203.0.113.9]: 5.7.1 virus "
     "Eicar-Signature detected by ClamAV; from=<a@shop.example> to=<b@example.org> proto=ESMTP helo=<pc>\n"
 )
-
-
-def until(reached: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not reached():
-        assert time.monotonic() < end, f"{PATIENCE} s went by without: {what}"
-        time.sleep(0.05)
 
 
 def furnish() -> None:

@@ -10,13 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 from denyspam.actions.files import Files
-from live import Live, live, until, viruses
+from live import Live, until, viruses
 from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Network
 
 from denyspam.events import Ban, Target
@@ -31,12 +30,6 @@ REST = "\n[log /var/log/mail.log]\n[policy]\nvirus = 5 in 15m -> ban 1h\n"
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.M | re.S)
-
-
-@pytest.fixture
-def daemon(tmp_path: Path, network: Network) -> Iterator[Live]:
-    with live(tmp_path, network.server) as made:
-        yield made
 
 
 def test_every_configuration_is_one() -> None:

@@ -21,7 +21,7 @@ from types import TracebackType
 
 import live as lives
 import pytest
-from live import Live, live, until, virus
+from live import Live, until, virus
 from netns import Namespace, Network
 
 SECONDS = float(os.environ.get("DENYSPAM_FAULTS", "2"))
@@ -64,10 +64,9 @@ class Flood(threading.Thread):
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, network: Network) -> Iterator[Live]:
-    with live(tmp_path, network.server) as made:
-        made.configure(policy=POLICY)
-        yield made
+def daemon(daemon: Live) -> Live:
+    daemon.configure(policy=POLICY)
+    return daemon
 
 
 def nft(server: Namespace, text: str) -> bool:

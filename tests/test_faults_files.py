@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from live import Live, live, until, virus, viruses
+from live import Live, events, live, offend, until, virus, viruses
 from mounts import Mounts
 from netns import CLIENTS4, Network, Unavailable
 
@@ -29,10 +29,9 @@ POLICY = "virus = 2 in 15m -> ban 6h\n"
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, network: Network) -> Iterator[Live]:
-    with live(tmp_path, network.server) as made:
-        made.configure(policy=POLICY)
-        yield made
+def daemon(daemon: Live) -> Live:
+    daemon.configure(policy=POLICY)
+    return daemon
 
 
 @pytest.fixture
@@ -47,16 +46,6 @@ def mounted(tmp_path: Path, network: Network) -> Iterator[tuple[Live, Mounts]]:
         made.configure(policy=POLICY)
         yield made, mounts
     mounts.close()
-
-
-def offend(log: Path, address: str, count: int = 2) -> None:
-    with log.open("a") as file:
-        file.writelines(f"{line}\n" for line in viruses(address, count))
-
-
-def events(daemon: Live) -> int:
-    found: dict[str, int] = daemon.status()["events"].get("virus", {})
-    return sum(found.values())
 
 
 def log_of(daemon: Live) -> dict[str, object]:

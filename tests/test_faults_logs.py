@@ -15,12 +15,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live import Live, live, until, virus, viruses
-from netns import CLIENTS4, Network
+from live import Live, events, offend, until, virus, viruses
+from netns import CLIENTS4
 
 from denyspam import control
 
@@ -32,19 +31,9 @@ KEEPS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")  # then mod
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, network: Network) -> Iterator[Live]:
-    with live(tmp_path, network.server) as made:
-        made.configure(policy=POLICY)
-        yield made
-
-
-def offend(log: Path, address: str, count: int = 2) -> None:
-    with log.open("a") as file:
-        file.writelines(f"{line}\n" for line in viruses(address, count))
-
-
-def events(daemon: Live) -> int:
-    return sum(daemon.status()["events"].get("virus", {}).values())
+def daemon(daemon: Live) -> Live:
+    daemon.configure(policy=POLICY)
+    return daemon
 
 
 class Writer:

@@ -14,13 +14,12 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from live import Live, live, until, virus, viruses
-from netns import CLIENTS4, Network
+from live import Live, until, virus, viruses
+from netns import CLIENTS4
 
 SENDER, OTHER, THIRD = CLIENTS4[:3]
 POLICY = "virus = 2 in 15m -> ban 6h\n"
@@ -28,10 +27,9 @@ MOST = 300_000  # kilobytes: what the bounds of control.py come to, with the dae
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, network: Network) -> Iterator[Live]:
-    with live(tmp_path, network.server) as made:
-        made.configure(policy=POLICY)
-        yield made
+def daemon(daemon: Live) -> Live:
+    daemon.configure(policy=POLICY)
+    return daemon
 
 
 def peak(pid: int) -> int:

@@ -8,23 +8,15 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from live import Live, live, until, viruses
+from live import Live, until, viruses
 from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Network
 from test_actions import legacy
 
 pytestmark = pytest.mark.root
 
 SENDER, OTHER, THIRD = CLIENTS4[:3]
-
-
-@pytest.fixture
-def daemon(tmp_path: Path, network: Network) -> Iterator[Live]:
-    with live(tmp_path, network.server) as made:
-        yield made
 
 
 def seen(daemon: Live, events: int) -> None:

@@ -6,13 +6,11 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from live import Live, live, stamp, until, viruses
-from netns import CLIENTS4, Network
+from live import Live, stamp, until, viruses
+from netns import CLIENTS4
 
 from denyspam.alarms import Alarms
 from denyspam.monitor import SAMPLE, _Log
@@ -22,12 +20,6 @@ from denyspam.settings import LogSettings
 pytestmark = pytest.mark.root
 FILTERS = Filters("/nowhere/denyspam.conf").named(["postfix"])
 NOW = 1_772_614_800.0
-
-
-@pytest.fixture
-def daemon(tmp_path: Path, network: Network) -> Iterator[Live]:
-    with live(tmp_path, network.server) as made:
-        yield made
 
 
 def alarms(daemon: Live) -> dict[str, Any]:

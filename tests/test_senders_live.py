@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from live import Live, live, stamp, until, virus, viruses
+from live import Live, events, stamp, until, virus, viruses
 from netns import CLIENTS4, CLIENTS6, SERVER4, Network
 
 from denyspam.ledger import Ledger, verdicts
@@ -68,12 +68,6 @@ def pointer(address: str) -> str:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, network: Network) -> Iterator[Live]:
-    with live(tmp_path, network.server) as made:
-        yield made
-
-
-@pytest.fixture
 def resolver(tmp_path: Path, network: Network) -> Iterator[Resolver]:
     made = Resolver(tmp_path, network)
     yield made
@@ -112,10 +106,6 @@ def known(address: str, days: int = 3) -> list[str]:
     """Mail accepted from it on each of the last days before today."""
     today = time.time() // DAY * DAY
     return [line for day in range(days, 0, -1) for line in accepted(address, today - day * DAY + 60)]
-
-
-def events(daemon: Live, kind: str) -> int:
-    return sum(daemon.json("status")["events"].get(kind, {}).values())
 
 
 def alarms(daemon: Live) -> list[str]:
