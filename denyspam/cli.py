@@ -207,23 +207,13 @@ def _list(asked: argparse.Namespace) -> int:
         for ban in bans
     ]
     since = f"SINCE ({datetime.fromtimestamp(now, zone).tzname()})"
-    _table(("ADDRESS", "RULE", since, "LEFT", "HITS", "NOTE"), rows, right=(3, 4))
+    for line in show.table(("ADDRESS", "RULE", since, "LEFT", "HITS", "NOTE"), rows, right=(3, 4)) if rows else ():
+        print(line)
     what = "withheld" if asked.withheld else "banned"
     print(show.count(len(bans), "ban") if bans else f"nothing is {what}", file=sys.stderr)
     for line in sentences.graces(_ask(asked, {"command": "graces"}), zone, now):
         print(line)
     return DONE
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """Columns as wide as what stands in them; a column without anything in it is left out."""
-    if not rows:
-        return
-    shown = [column for column in range(len(head)) if any(row[column] for row in rows)]
-    widths = {column: max(len(head[column]), *(len(row[column]) for row in rows)) for column in shown}
-    for row in (head, *rows):
-        cells = (row[at].rjust(widths[at]) if at in right else row[at].ljust(widths[at]) for at in shown)
-        print("  ".join(cells).rstrip())
 
 
 def _status(asked: argparse.Namespace) -> int:

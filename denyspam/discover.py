@@ -569,7 +569,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if os.path.exists(INSTALLED):
         with open(INSTALLED, encoding="utf-8") as file:
-            text = with_mode(file.read(), options.mode)
+            text = file.read()
+        if options.mode == "watch":
+            from denyspam.setup import with_mode  # noqa: PLC0415 - which knows this module
+
+            text = with_mode(text, "watch")
         print(f"denyspam: using {INSTALLED}")
     else:
         found = discover(Host(), Filters(INSTALLED).installed())
@@ -599,16 +603,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("".join(f"    {line}\n" for line in text.splitlines()))
     print(f"denyspam: starting; in another shell, as root: {program} list -c {path}   (Ctrl-C ends it, bans stay)")
     return _become(program, "run", "-c", path)
-
-
-def with_mode(text: str, mode: str) -> str:
-    """An admin's configuration, with `mode = watch` where only watching was asked for; else as it is."""
-    if mode == "enforce":
-        return text
-    without = re.sub(r"^[ \t]*mode[ \t]*=.*\n?", "", text, flags=re.M)
-    if re.search(r"^\[daemon\]", without, re.M):
-        return re.sub(r"^(\[daemon\].*)$", rf"\1\nmode = {mode}", without, count=1, flags=re.M)
-    return f"[daemon]\nmode = {mode}\n{without}"
 
 
 def _again_as_root(arguments: Sequence[str] | None) -> int:

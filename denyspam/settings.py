@@ -166,12 +166,7 @@ def parse(text: str, file: str) -> Settings:
     lines = {f"{name}.{key}": value.line for name, (_, keys) in sections.items() for key, value in keys.items()}
     settings = Settings(file=file, lines=lines)
     _, daemon = sections.get("daemon", (1, {}))
-    given: dict[str, Any] = {}
-    for key, value in daemon.items():
-        if key not in DAEMON:
-            raise value.wrong(f"unknown key {quote(key)} in [daemon]; write one of {', '.join(DAEMON)}")
-        given[key] = DAEMON[key](value)
-    settings = replace(settings, **given)
+    settings = replace(settings, **_read("daemon", daemon, DAEMON))
     if SUBMISSION in settings.ports and not settings.force:
         raise daemon["ports"].wrong(
             "port 587 is where your own users submit mail from; leave it out, or add `force = yes` to ban there too"
@@ -215,22 +210,26 @@ def _optional(
     if name not in sections:
         return None
     given: dict[str, Any] = {}
-    for key, value in sections[name][1].items():
-        if key not in known:
-            raise value.wrong(f"unknown key {quote(key)} in [{name}]; write one of {', '.join(known)}")
-        given.update(known[key](value))
+    for fields in _read(name, sections[name][1], known).values():
+        given.update(fields)
     return made(**given)
+
+
+def _read(section: str, keys: Mapping[str, _Value], known: Mapping[str, Callable[[_Value], Any]]) -> dict[str, Any]:
+    """What the keys of a section say, each by its reader among those that are known there."""
+    given: dict[str, Any] = {}
+    for key, value in keys.items():
+        if key not in known:
+            raise value.wrong(f"unknown key {quote(key)} in [{section[:QUOTE]}]; write one of {', '.join(known)}")
+        given[key] = known[key](value)
+    return given
 
 
 def _notify(section: tuple[int, dict[str, _Value]] | None, file: str) -> NotifySettings | None:
     if section is None:
         return None
     line, keys = section
-    given: dict[str, Any] = {}
-    for key, value in keys.items():
-        if key not in NOTIFY:
-            raise value.wrong(f"unknown key {quote(key)} in [notify]; write one of {', '.join(NOTIFY)}")
-        given[key] = NOTIFY[key](value)
+    given = _read("notify", keys, NOTIFY)
     if not given.keys() & {"mail", "webhook", "command"}:
         raise SettingsError("[notify] tells nobody; write `mail = you@example.org`, `webhook` or `command`", file, line)
     if "from" in given:
@@ -299,12 +298,7 @@ def _section_name(text: str, file: str, line: int) -> str:
 
 def _log(section: str, line: int, keys: Mapping[str, _Value], file: str) -> LogSettings:
     kind, _, path = section.partition(" ")
-    known = SOURCES[kind][0]
-    given: dict[str, Any] = {}
-    for key, value in keys.items():
-        if key not in known:
-            raise value.wrong(f"unknown key {quote(key)} in [{section[:QUOTE]}]; write one of {', '.join(known)}")
-        given[LOG_FIELDS.get(key, key)] = known[key](value)
+    given = {LOG_FIELDS.get(key, key): value for key, value in _read(section, keys, SOURCES[kind][0]).items()}
     here = keys["filters"].line if "filters" in keys else line
     if kind == "log":
         return LogSettings(path=path, line=here, **given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, tzinfo
 from functools import lru_cache
 
@@ -38,6 +39,15 @@ def count(number: int, noun: str) -> str:
 def limit(policy: Policy) -> str:
     """5 in 15m"""
     return f"{policy.hits} in {duration(policy.within)}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """Columns as wide as what stands in them, those of `right` to the right; one without anything in it is left out."""
+    shown = [column for column in range(len(head)) if any(row[column] for row in rows)]
+    widths = {column: max(len(row[column]) for row in (head, *rows)) for column in shown}
+    for row in (head, *rows):
+        cells = (row[at].rjust(widths[at]) if at in right else row[at].ljust(widths[at]) for at in shown)
+        yield "  ".join(cells).rstrip()
 
 
 def line(text: bytes, width: int = 0) -> str:

@@ -283,21 +283,11 @@ def _table(tally: Tally, here: tzinfo, colours: bool) -> Iterator[str]:
     whole = [cells(each) for each in tally.table()]
     for begin, end in ((0, 16), (5, 16), (5, 10)):  # the year stands above the table
         rows = [(*each[:6], *(text[begin:end] or text for text in each[6:8]), each[8]) for each in whole]
-        lines = list(_columns(head, rows, left=(0, 1, 6, 7)))
+        lines = list(show.table(head, rows, right=(2, 3, 4, 5, 8)))
         if max(map(len, lines)) <= width():
             break
     yield ink(lines[0], HEAD, colours)
     yield from lines[1:]
-
-
-def _columns(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for each in (head, *rows):
-        cells = (
-            text.ljust(wide) if at in left else text.rjust(wide)
-            for at, (text, wide) in enumerate(zip(each, widths, strict=True))
-        )
-        yield "  ".join(cells).rstrip()
 
 
 def _picture(tally: Tally, colours: bool) -> Iterator[str]:
@@ -329,7 +319,7 @@ def _cost(trial: Trial, cost: Cost, colours: bool) -> Iterator[str]:
             for name, who in suspects[:SHOWN]
         ]
         head = ("ADDRESS", "RULE", "BANS", "ACCEPTED BEFORE", "WHILE BANNED", "AFTER")
-        yield from ("  " + text for text in _columns(head, rows, left=(0, 1)))
+        yield from ("  " + text for text in show.table(head, rows, right=range(2, 6)))
         if len(suspects) > SHOWN:
             yield f"  … and {len(suspects) - SHOWN:,} more; --json names them all"
     yield ""

@@ -13,8 +13,9 @@ import dns.rrset
 import pytest
 
 from denyspam import discover as module
-from denyspam.discover import Found, Host, Log, configuration, discover, exchangers, run_program, with_mode
+from denyspam.discover import Found, Host, Log, configuration, discover, exchangers, run_program
 from denyspam.settings import parse
+from denyspam.setup import with_mode
 
 KNOWN = ("exim", "postfix", "sendmail")
 NOW = 1_800_000_000.0
@@ -443,7 +444,6 @@ def test_without_a_log_there_is_no_configuration() -> None:
 
 def test_an_admins_configuration_is_only_watched_where_asked() -> None:
     text = "[daemon]\nmode = enforce\nports = 25\n[log /l]\nfilters = auto\n[policy]\nvirus = 5 in 15m -> ban 1h\n"
-    assert with_mode(text, "enforce") == text
     watched = parse(with_mode(text, "watch"), "x")
     assert (watched.mode, watched.ports) == ("watch", (25,))
     assert parse(with_mode(text.partition("ports = 25\n")[2], "watch"), "x").mode == "watch"
