@@ -1,4 +1,5 @@
-"""The README under test: every command in it is run as printed, every configuration read, every filter compiled.
+"""The README and the pages of the daemon under test: every command is run as printed, every configuration read, every
+filter compiled. (Those that need a log alone: test_guides.py.)
 
 The commands run in namespaces of their own: a network without an outside, and private copies of the folders that they
 write to. Started with `--inside`, this file is what runs there.
@@ -13,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -21,12 +22,12 @@ import pytest
 from live import PATIENCE, until
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in ("install", "configuration", "commands", "operations")))
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in (*PAGES, "docs/tour.md")}
 
 # Commands that are not run line by line, and where they are run instead.
 ELSEWHERE = {
     "make run": "test_the_demonstration below; on a mail server it would not end",
-    "make run MODE=watch": "test_discover.py",
     "make test": "this run",
     "make deb": "test_deb.py",
     "apt install ./dist/denyspam.deb": "test_deb.py",
@@ -40,8 +41,9 @@ ELSEWHERE = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+def blocks(language: str, pages: Sequence[str] = PAGES) -> list[str]:
+    """In the order of the pages, which is that in which a reader would follow them."""
+    return [text for page in pages for text in re.findall(rf"^```{language}\n(.*?)^```$", TEXTS[page], re.M | re.S)]
 
 
 def commands() -> Iterator[str]:
@@ -65,7 +67,7 @@ def namespaces() -> list[str]:
 
 
 @pytest.mark.root
-def test_every_command_of_the_readme() -> None:
+def test_every_command() -> None:
     done = subprocess.run(
         [*namespaces(), sys.executable, __file__, "--inside"],
         cwd=ROOT,
@@ -108,26 +110,30 @@ def test_the_demonstration() -> None:
         ("198.51.100.23", "25", "accepted"),
     ]
     assert Path("/proc/net/dev").read_text().count("\n") == links
-    # The tour in the README is this play: the same connects with the same ends, and the same commands.
-    tour = blocks("text")[0]
+    # The tour is this play: the same connects with the same ends, and the same commands. The README has a piece of it.
+    (tour,) = blocks("text", ["docs/tour.md"])
     assert re.findall(r"^  (\S+) connects to port (\d+): (\w+)", tour, re.M) == said
     assert re.findall(r"^\$ (.*)", tour, re.M) == re.findall(r"^\$ (.*)", done.stdout, re.M)
+    (piece,) = blocks("text", ["README.md"])
+    assert [line for line in piece.splitlines() if line not in tour.splitlines()] == [
+        "  ... four more of these within 15 minutes"
+    ]
 
 
-def test_every_configuration_of_the_readme_is_one() -> None:
+def test_every_configuration_is_one() -> None:
     from denyspam.settings import parse
 
     read = [parse(text, "README.md") for text in blocks("ini")]
-    assert len(read) >= 2
-    assert [settings.mode for settings in read[:2]] == ["enforce", "watch"]
+    assert {settings.mode for settings in read} == {"enforce", "watch"}
+    assert any(settings.notify for settings in read)
 
 
-def test_every_filter_of_the_readme_is_one() -> None:
+def test_every_filter_is_one() -> None:
     from denyspam.grammar import parse_filter
 
     assert blocks("filter")
     for text in blocks("filter"):
-        parse_filter(text, "README.md")
+        parse_filter(text, "configuration.md")
 
 
 def test_every_command_and_exit_code_is_told() -> None:
@@ -135,13 +141,14 @@ def test_every_command_and_exit_code_is_told() -> None:
         [sys.executable, "-m", "denyspam.cli", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     names = re.findall(r"^    ([\w-]+)(?:  |$)", shown, re.M)
-    table = re.findall(r"^\| `denyspam ([\w-]+)", README, re.M)
+    page = TEXTS["docs/commands.md"]
+    table = re.findall(r"^\| `denyspam ([\w-]+)", page, re.M)
     assert sorted(names) == sorted(table)
-    assert all(f"{code} " in README.split("Exit codes:")[1] for code in (0, 1, 2, 69, 77, 78))
+    assert all(f"{code} " in page.split("Exit codes:")[1] for code in (0, 1, 2, 69, 77, 78))
 
 
 def test_every_file_that_the_readme_links_to_is_there() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXTS["README.md"])
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
 
@@ -194,7 +201,7 @@ class Systemd:
             assert self.daemon.poll() is None
 
     def feed(self) -> None:
-        """The README's examples speak of 203.0.113.9: let it earn its ban."""
+        """The examples speak of 203.0.113.9: let it earn its ban."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with open("/var/log/mail.log", "a", encoding="ascii") as log:
             log.writelines(OFFENCE.format(now=now, n=number) for number in range(5))
