@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, tzinfo
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from denyspam import __version__, sentences, show
@@ -795,6 +795,20 @@ _quoted = json.encoder.encode_basestring_ascii
 _quoted_once = lru_cache(maxsize=64)(_quoted)
 
 
+@cache
+def _quoted_text() -> Callable[[bytes], str]:
+    """Quotes a line: by orjson, in an eighth of the time; by json what is not ASCII, and all of it without orjson."""
+
+    def slowly(text: bytes) -> str:
+        return _quoted(text.decode("utf-8", "replace"))
+
+    try:
+        from orjson import dumps
+    except ImportError:
+        return slowly
+    return lambda text: dumps(text.decode("ascii")).decode("ascii") if text.isascii() else slowly(text)
+
+
 def _events(asked: argparse.Namespace) -> int:
     from denyspam import cores, replay
 
@@ -803,24 +817,26 @@ def _events(asked: argparse.Namespace) -> int:
     sources = [replay.Source(path, filters, zone, asked.year) for path in _readable(asked.files)]
     form = _event_json if asked.json else _event_line
     _uncollected()
+    write = sys.stdout.write
     try:
         for event in cores.events(sources, harmless=asked.all):
-            sys.stdout.write(form(event, zone))
+            write(form(event, zone))
     except replay.Unreadable as error:
         raise Failed(str(error), USAGE) from error
     return DONE
 
 
 def _event_json(event: Event, zone: tzinfo) -> str:
-    """As json.dumps would print it, at a third of the cost: there are a hundred thousand of them a second."""
-    user = "null" if event.user is None else _quoted(event.user)
-    queue_id = "null" if event.queue_id is None else f'"{event.queue_id}"'  # letters, digits and hyphens
-    address = "null" if event.address is None else f'"{event.address}"'
-    time = "null" if event.time is None else repr(event.time)
+    """As json.dumps would print it, at a fifth of the cost: there are a hundred thousand of them a second."""
+    time, kind, address, name, queue_id, user, file, _, number, text = event[:10]
+    # most stamps are whole seconds, and of a whole number the digits are found in a third of the time
+    when = "null" if time is None else f"{int(time)}.0" if time.is_integer() else repr(time)
+    client = "null" if address is None else f'"{address}"'
+    queue = "null" if queue_id is None else f'"{queue_id}"'  # letters, digits and hyphens
+    login = "null" if user is None else _quoted(user)
     return (
-        f'{{"file": {_quoted_once(event.file)}, "line": {event.number}, "time": {time}, "address": {address},'
-        f' "kind": "{event.kind}", "filter": {_quoted_once(event.filter)}, "user": {user}, "queue_id": {queue_id},'
-        f' "text": {_quoted(event.text.decode("utf-8", "replace"))}}}\n'
+        f'{{"file": {_quoted_once(file)}, "line": {number}, "time": {when}, "address": {client}, "kind": "{kind}",'
+        f' "filter": {_quoted_once(name)}, "user": {login}, "queue_id": {queue}, "text": {_quoted_text()(text)}}}\n'
     )
 
 

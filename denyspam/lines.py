@@ -46,11 +46,8 @@ class LineBuffer:
         """The whole lines that `data` completes: none or one block, and one more after each line that was too long."""
         end = data.rfind(b"\n") + 1
         blocks: list[Lines] = []
-        start = 0
-        if end and self._size:
-            start = self._finish(data, blocks)
-        while start < end:
-            start = self._take(data, start, end, blocks)
+        if end:
+            self._finish(memoryview(data)[:end], blocks)
         if end < len(data):
             self._keep(data[end:] if end else data)
         return blocks
@@ -61,37 +58,30 @@ class LineBuffer:
             return []
         blocks: list[Lines] = []
         size = self._size
-        self._finish(b"\n", blocks)
+        self._finish(memoryview(b"\n"), blocks)
         self.offset -= 1  # that newline is not in the file
         return blocks if size <= self.limit else []
 
-    def _finish(self, data: bytes, blocks: list[Lines]) -> int:
-        """Complete the unfinished line with the head of `data`; where the next line starts in `data`.
-
-        The lines after it join its block, so that a chunk gives one block and not two.
-        """
-        first = data.index(b"\n") + 1
-        if self._size + first - 1 > self.limit:
-            self._drop(self._size + first, counted=self._size > self.limit)
-        else:
-            # The joined block must not hide a line that is too long behind this one: only its own line, unless
-            # everything fits into `limit` together.
-            stop = data.rfind(b"\n", 0, self.limit - self._size + 1) + 1
-            self._rest += memoryview(data)[:stop]
-            self._give(bytes(self._rest), blocks)
-            first = stop
+    def _finish(self, data: memoryview, blocks: list[Lines]) -> None:
+        """Blocks of the unfinished line and `data`, which ends in a newline: in one piece, so that a chunk is one."""
+        whole = b"".join((self._rest, data))
+        start = 0
+        if self._size > self.limit:
+            start = whole.index(b"\n") + 1
+            self._drop(self._size + start, counted=True)
         self._rest.clear()
         self._size = 0
-        return first
+        while start < len(whole):
+            start = self._take(whole, start, blocks)
 
-    def _take(self, data: bytes, start: int, end: int, blocks: list[Lines]) -> int:
+    def _take(self, data: bytes, start: int, blocks: list[Lines]) -> int:
         """One block from `start` as far as no line is too long, else drop that line; where to go on.
 
         Lines that end within `limit` bytes of where the first of them starts are all short enough: one backward
         search per `limit` bytes replaces a look at every line.
         """
         stop = start
-        while stop < end:
+        while stop < len(data):
             last = data.rfind(b"\n", stop, stop + self.limit + 1) + 1
             if not last:
                 break
@@ -104,11 +94,7 @@ class LineBuffer:
         return stop
 
     def _give(self, data: bytes, blocks: list[Lines]) -> None:
-        if blocks and blocks[-1].offset + len(blocks[-1].data) == self.offset:
-            before = blocks.pop()
-            blocks.append(Lines(before.data + data, before.offset, before.number))
-        else:
-            blocks.append(Lines(data, self.offset, self.number))
+        blocks.append(Lines(data, self.offset, self.number))
         self.offset += len(data)
         if self.number:
             self.number += data.count(b"\n")

@@ -695,7 +695,8 @@ def _jump(pieces: list[bytes], parts: Sequence[Part]) -> list[bytes]:
     length = _longest(parts[list(parts).index(free[-1]) + 1 :]) if free else None
     if last is None or length is None or not FINAL:
         return pieces
-    over = b"(?>.*(?=.{%d})|)" % (length + 4)
+    rest = b"(?=.{%d})" % (length + 4)
+    over = b"(?>" + rest + b".*" + rest + b"|)"  # most lines are shorter, and at once told to be
     return [*pieces[:last], JUMPS[pieces[last]] % over, *pieces[last + 1 :]]
 
 

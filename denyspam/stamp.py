@@ -47,6 +47,7 @@ MONTHS = {
 }
 
 _PASSED = {b"%02d:%02d" % (minute, second): minute * 60.0 + second for minute in range(60) for second in range(60)}
+_PASSED_BLANK = {text + b" ": seconds for text, seconds in _PASSED.items()}  # one look tells both
 _SIGNS = frozenset((b"+", b"-"))
 _ZONES = frozenset((b"Z", *_SIGNS))
 _POINTS = frozenset((b".", b","))
@@ -83,16 +84,19 @@ class Stamps:
 
         The usual forms in an hour that is known already cost two look-ups; `parse` reads any.
         """
-        if line[15:16] == b" ":
-            hour = self._hours.get(line[:10])
-            passed = _PASSED.get(line[10:15])
-            if hour is not None and passed is not None and now - CERTAIN < hour + passed <= now + AHEAD:
-                return hour + passed, 16
+        hour = self._hours.get(line[:10])  # ends in a colon, as no other of ten bytes does
+        if hour is not None:
+            passed = _PASSED_BLANK.get(line[10:16])
+            if passed is not None:
+                time = hour + passed
+                if now - CERTAIN < time <= now + AHEAD:
+                    return time, 16
         elif line[19:20] == b" " and line[20:21] not in _SIGNS:
-            hour = self._hours.get(line[:14])
-            passed = _PASSED.get(line[14:19])
-            if hour is not None and passed is not None and hour + passed <= now + AHEAD:
-                return hour + passed, 20
+            hour, passed = self._hours.get(line[:14]), _PASSED.get(line[14:19])
+            if hour is not None and passed is not None:
+                time = hour + passed
+                if time <= now + AHEAD:
+                    return time, 20
         elif line[13:14] == b":":
             end = line.find(b" ", 19, 42)
             rest = line[19:end]  # of a fraction and a zone
