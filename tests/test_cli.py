@@ -278,6 +278,13 @@ def test_events_are_printed_as_json_prints_them(event: Event) -> None:
     assert cli._event_json(event, timezone.utc).isascii()
 
 
+def test_without_orjson_the_same_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [bytes(range(start, start + 32)).replace(b"\x7f", b"") for start in range(0, 256, 32)]
+    fast = [cli._quoted_text.__wrapped__()(text) for text in texts]
+    monkeypatch.setitem(sys.modules, "orjson", None)
+    assert fast == [cli._quoted_text.__wrapped__()(text) for text in texts]
+
+
 # --- manners
 
 
