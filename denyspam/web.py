@@ -12,8 +12,9 @@ so no other page, and no other port of this host, can act in the reader's name. 
 rebinding), and so is an Origin.
 
 What strangers wrote reaches the page as JSON and stands there as text; the policy of the page (CSP) allows no script
-but its own file, and no request but to here. Bounded: CONNECTIONS at once, each for LIFE seconds at most, BODY bytes of
-a request, ASKING questions to the daemon at a time; a slow reader holds a connection, and nothing else.
+but its own file, and no request but to here. Bounded: CONNECTIONS at once (one more ends the oldest that asks for
+nothing), each for LIFE seconds at most, HEAD and BODY bytes of a request, ASKING questions to the daemon at a time; a
+slow reader holds a connection, and nothing else.
 It decides nothing, and needs no privilege but to speak to the control socket.
 """
 
@@ -45,8 +46,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from denyspam import control
 from denyspam.sockets import clear
 
-CONNECTIONS = 64
+CONNECTIONS = 256
 LIFE = 60.0  # seconds
+WAIT = 10.0  # seconds for the first request of a connection
 HEAD = 16_384  # bytes of a request's head
 BODY = 4_096  # and of its body
 ASKING = 8
@@ -332,20 +334,29 @@ async def _nothing(_: Request, error: Exception) -> Response:
 
 
 class Bounded(H11Protocol):
-    """A connection that ends after LIFE seconds, whatever its peer does, and one too many at once."""
+    """A connection that ends after LIFE seconds, whatever its peer does, and after WAIT where nothing was asked. One
+    too many ends the oldest, first of those that ask for nothing: whoever holds connections open keeps nobody out."""
 
     def connection_made(self, transport: Any) -> None:
         if len(self.connections) >= CONNECTIONS:
-            transport.abort()
-            return
+            oldest: Any = min(self.connections, key=lambda each: (not each._idle(), each._began))  # type: ignore[union-attr]
+            self.connections.discard(oldest)  # it is told of its end later
+            oldest.transport.abort()
         super().connection_made(transport)
-        self._end = self.loop.call_later(LIFE, transport.abort)
+        self._began = self.loop.time()
+        self._ends = [self.loop.call_later(WAIT, self._waited), self.loop.call_later(LIFE, transport.abort)]
+
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _waited(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        end = getattr(self, "_end", None)
-        if end is not None:
-            end.cancel()
-            super().connection_lost(exc)
+        for each in self._ends:
+            each.cancel()
+        super().connection_lost(exc)
 
 
 class Server(uvicorn.Server):
@@ -373,7 +384,7 @@ def run(page: Page, server: socket.socket) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS + 1,
+        limit_concurrency=2 * CONNECTIONS,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=2,
         h11_max_incomplete_event_size=HEAD,
