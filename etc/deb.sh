@@ -34,9 +34,11 @@ printf '%s\n' '#!/usr/bin/python3 -I' 'import sys' '' 'sys.path.insert(0, "/usr/
     'from denyspam.cli import main' '' 'main()' >"$tree/program"
 put 755 "$tree/program" usr/sbin/denyspam
 rm "$tree/program"
-sed 's#/usr/local/sbin/denyspam#/usr/sbin/denyspam#' etc/denyspam.service >"$tree/unit"
-put 644 "$tree/unit" usr/lib/systemd/system/denyspam.service
-rm "$tree/unit"
+for unit in denyspam.service denyspam-web.service; do
+    sed 's#/usr/local/sbin/denyspam#/usr/sbin/denyspam#' "etc/$unit" >"$tree/unit"
+    put 644 "$tree/unit" "usr/lib/systemd/system/$unit"
+    rm "$tree/unit"
+done
 put 644 etc/denyspam.sysusers usr/lib/sysusers.d/denyspam.conf
 put 644 etc/denyspam.tmpfiles usr/lib/tmpfiles.d/denyspam.conf
 for page in docs/man/*; do put 644 "$page" "usr/share/man/man${page##*.}/${page##*/}"; done

@@ -277,6 +277,23 @@ def test_a_life(debian: Booted, package: Path, tmp_path: Path) -> None:  # noqa:
     until(lambda: "203.0.113.10" in debian.do("nft list ruleset"), "the ban in the kernel")
     debian.do("nft flush ruleset")
     until(lambda: "203.0.113.10" in debian.do("nft list ruleset"), "the ban is back")
+    # The page, from inside its own sandbox: read, and acted by with the token that root may read.
+    debian.do("systemctl start denyspam-web")
+    score = re.search(r"level for denyspam-web.service: (\S+)", debian.do("systemd-analyze security denyspam-web"))
+    assert score
+    assert float(score[1]) <= 2.0
+    asked = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8025/api/snapshot').read().decode())"
+    until(lambda: "203.0.113.10" in debian.run(f'python3 -c "{asked}"').stdout, "the page has the ban")
+    token = debian.do("cat /run/denyspam-web/denyspam-web.token").strip()
+    debian.do(
+        f"python3 -c \"import urllib.request as u; u.urlopen(u.Request('http://127.0.0.1:8025/api/ban',"
+        f' b\'{{\\"address\\": \\"198.51.100.99\\", \\"seconds\\": 600}}\','
+        f" {{'Authorization': 'Bearer {token}', 'Content-Type': 'application/json'}}))\""
+    )
+    assert "198.51.100.99" in debian.do("nft list ruleset")
+    debian.do("denyspam release 198.51.100.99; systemctl stop denyspam-web")
+    assert debian.run("test -e /run/denyspam-web").returncode == 1
+
     pid = debian.do("systemctl show -P MainPID denyspam")
     debian.do("systemctl reload denyspam")
     until(lambda: debian.run("denyspam status").returncode == 0, "ready after the reload")

@@ -27,6 +27,7 @@ from denyspam.settings import (
 )
 
 ROOT = Path(__file__).parent.parent
+UNITS = sorted(path.name for path in (ROOT / "etc").glob("*.service"))
 TRACKED = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
@@ -149,24 +150,27 @@ def test_the_unit_fits_the_defaults() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
-    unit = (ROOT / "etc/denyspam.service").read_text(encoding="utf-8")
-    path = tmp_path / "denyspam.service"
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_finds_no_fault_with_a_unit(name: str, tmp_path: Path) -> None:
+    unit = (ROOT / "etc" / name).read_text(encoding="utf-8")
+    path = tmp_path / name
     path.write_text(unit.replace("/usr/local/sbin/denyspam", "/bin/true"))
     done = run("systemd-analyze", "verify", "--man=no", str(path))
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-@pytest.mark.parametrize("more", ["", "CAP_DAC_READ_SEARCH"])
-def test_the_unit_is_sandboxed(more: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "more"), [*((name, "") for name in UNITS), ("denyspam.service", "CAP_DAC_READ_SEARCH")]
+)
+def test_every_unit_is_sandboxed(name: str, more: str, tmp_path: Path) -> None:
     """Also with the drop-in of a host whose logs root alone may read."""
-    unit = (ROOT / "etc/denyspam.service").read_text(encoding="utf-8")
-    path = tmp_path / "denyspam.service"
+    unit = (ROOT / "etc" / name).read_text(encoding="utf-8")
+    path = tmp_path / name
     unit = unit.replace("/usr/local/sbin/denyspam", "/bin/true")
     path.write_text(re.sub(r"^((?:Ambient|CapabilityB)\w+=CAP_NET_ADMIN)$", rf"\1 {more}", unit, flags=re.M))
     done = run("systemd-analyze", "security", "--offline=true", str(path))
-    exposure = re.search(r"Overall exposure level for denyspam.service: (\d+\.\d)", done.stdout)
+    exposure = re.search(rf"Overall exposure level for {re.escape(name)}: (\d+\.\d)", done.stdout)
     if exposure is None:
         pytest.skip(f"this systemd-analyze judges no files: {done.stderr.strip()}")
     assert float(exposure[1]) <= 2.0
