@@ -884,8 +884,10 @@ def _report(asked: argparse.Namespace) -> int:
     begin = _since(asked.since, now, zone)
     if asked.output is None and not asked.json and sys.stdout.isatty():
         raise Failed("a page is no text for a terminal: name a file by -o, or print the numbers by --json", USAGE)
+    _uncollected()
     try:
-        numbers = report.told(settings, begin, now, zone, asked.mmdb or settings.mmdb)
+        with _Progress((), "bans") as progress:
+            numbers = report.told(settings, begin, now, zone, asked.mmdb or settings.mmdb, progress.reach)
         text = json.dumps(numbers) + "\n" if asked.json else report.page(numbers, zone)
     except report.Unreadable as error:
         raise Failed(str(error), error.code) from error
@@ -912,19 +914,24 @@ def _since(text: str, now: float, zone: tzinfo) -> float:
 
 
 class _Progress:
-    """A bar on a terminal's stderr, for files whose sizes are known; else nothing."""
+    """A bar on a terminal's stderr, for files whose sizes are known, or for what tells how far it is; else nothing."""
 
-    def __init__(self, files: Sequence[str]) -> None:
+    def __init__(self, files: Sequence[str], unit: str = "B") -> None:
         self._bar: Any = None
         if sys.stderr.isatty() and "-" not in files:
             from tqdm import tqdm
 
             size = sum(os.path.getsize(path) for path in files)
-            self._bar = tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, file=sys.stderr)
+            self._bar = tqdm(total=size, unit=unit, unit_scale=True, delay=1, leave=False, file=sys.stderr)
 
     def advance(self, count: float) -> None:
         if self._bar is not None:
             self._bar.update(count)
+
+    def reach(self, done: int, whole: int) -> None:
+        if self._bar is not None:
+            self._bar.total = whole
+            self._bar.update(done - self._bar.n)
 
     def say(self, text: str) -> None:
         """A line on stdout, and not into the bar where both are one terminal; that comes back by itself."""

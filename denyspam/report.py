@@ -38,6 +38,7 @@ from denyspam.tally import Steps
 DAY = 86_400
 
 SECONDS = 10.0  # to wait for the daemon: a report without it is better than none
+STEP = 1_000  # bans, between two words on the progress
 OLDEST = 3  # schema whose tables this can read
 ATTEMPTS = 3  # to read a ledger that a daemon begins to write in the very moment
 MEANING = {
@@ -77,8 +78,11 @@ SELECT count(*) FROM bans WHERE ended IS NULL AND until > ? AND NOT (file IS NOT
 """
 
 
-def reviewed(path: str, make: Callable[[], Review]) -> tuple[Review, dict[str, Any]]:
-    """The period's bans of the ledger at `path`, and what else it tells. Raises Unreadable."""
+def reviewed(
+    path: str, make: Callable[[], Review], progress: Callable[[int, int], object] | None = None
+) -> tuple[Review, dict[str, Any]]:
+    """The period's bans of the ledger at `path`, and what else it tells. `progress` is told how many bans of how many
+    are read, now and then. Raises Unreadable."""
     for attempt in range(ATTEMPTS):
         review = make()
         told: dict[str, Any] = {"path": path, "found": False, "oldest": None, "holding": 0, "before": None, "read": {}}
@@ -86,7 +90,7 @@ def reviewed(path: str, make: Callable[[], Review]) -> tuple[Review, dict[str, A
             os.stat(path)
             written = os.path.exists(path + "-wal")
             with closing(_opened(path, written)) as database:
-                told.update(_read(database, review))
+                told.update(_read(database, review, progress))
         except FileNotFoundError:
             return review, told
         except (PermissionError, sqlite3.Error) as error:
@@ -107,7 +111,9 @@ def _opened(path: str, written: bool) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(os.path.abspath(path))}?{how}", uri=True, timeout=5.0, isolation_level=None)
 
 
-def _read(database: sqlite3.Connection, review: Review) -> dict[str, Any]:
+def _read(
+    database: sqlite3.Connection, review: Review, progress: Callable[[int, int], object] | None
+) -> dict[str, Any]:
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA:
         raise sqlite3.NotSupportedError(f"it was written by a newer denyspam (schema {version}, this reads {SCHEMA})")
@@ -115,8 +121,11 @@ def _read(database: sqlite3.Connection, review: Review) -> dict[str, Any]:
         raise sqlite3.NotSupportedError("it was written by an older denyspam; `denyspam run` renews it when it starts")
     begin, end = review.begin, review.end
     database.execute("BEGIN")  # all of it as of one moment
-    for entry, withheld in _entries(database.execute(BANS, (begin, end))):
+    whole = database.execute("SELECT count(*) FROM bans WHERE since >= ? AND since < ?", (begin, end)).fetchone()[0]
+    for done, (entry, withheld) in enumerate(_entries(database.execute(BANS, (begin, end))), 1):
         (review.withhold if withheld else review.add)(entry)
+        if progress is not None and done % STEP == 0:
+            progress(done, whole)
     oldest = database.execute("SELECT min(since) FROM bans").fetchone()[0]
     earlier = 2 * begin - end
     bans, addresses = database.execute(BEFORE, (earlier, begin)).fetchone()
@@ -131,18 +140,33 @@ def _read(database: sqlite3.Connection, review: Review) -> dict[str, Any]:
 def _entries(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Entry, bool]]:
     """Each with whether it was withheld."""
     for network, ports, rule, since, until, hits, note, state, ended, end_note, lines, withheld in rows:
-        target = Target.named(network, tuple(map(int, ports.split())))
-        ban = Ban(target, rule, since, until, hits, note=note)
-        yield Entry(ban, state, ended, end_note or "", list(_lines(lines or b""))), bool(withheld)
+        ban = Ban(Target.named(network, _ports(ports)), rule, since, until, hits, note=note)
+        yield Entry(ban, state, ended, end_note or "", *_evidence(lines or b"")), bool(withheld)
 
 
-def _lines(packed: bytes) -> Iterator[Line]:
-    """Of a ban's evidence, as ledger.py writes it."""
+@lru_cache(maxsize=64)
+def _ports(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
+
+
+def _evidence(packed: bytes) -> tuple[Line | None, dict[str, tuple[int, float]]]:
+    """(the deciding line, filter -> lines and the time of its last) of a ban's lines, as ledger.py writes them."""
+    # Millions of lines, of which little is told: so only what is needed of a head is read.
     parts = packed.split(b"\n")
-    for head, text in zip(parts[:-1:2], parts[1::2], strict=False):
-        time, kind, _, name, _ = head.decode("utf-8", "replace").split(" ", 4)
-        with suppress(ValueError):  # a hit without a time is none
-            yield Line(float(time), kind, name, text)
+    heads = [head.split(b" ", 4) for head in parts[:-1:2]]
+    if any(head[0] == b"None" for head in heads):  # a hit without a time is none
+        kept = [at for at, head in enumerate(heads) if head[0] != b"None"]
+        heads, parts = [heads[at] for at in kept], [part for at in kept for part in parts[2 * at : 2 * at + 2]]
+    if not heads:
+        return None, {}
+    time, kind, _, name, _ = heads[-1]
+    last = {head[3]: head[0] for head in heads}
+    names = [head[3] for head in heads]
+    filters = {each.decode("utf-8", "replace"): (names.count(each), float(when)) for each, when in last.items()}
+    line = Line(
+        float(time), kind.decode("utf-8", "replace"), name.decode("utf-8", "replace"), parts[2 * len(heads) - 1]
+    )
+    return line, filters
 
 
 # --- where from -------------------------------------------------------------------------------------------------------
@@ -183,11 +207,18 @@ def located(paths: Sequence[str]) -> Iterator[Callable[[str], Place] | None]:
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-def told(settings: Settings, begin: float, end: float, zone: tzinfo, databases: Sequence[str] = ()) -> dict[str, Any]:
-    """Everything that the page shows, as `report --json` prints it. Raises Unreadable."""
+def told(  # noqa: PLR0917
+    settings: Settings,
+    begin: float,
+    end: float,
+    zone: tzinfo,
+    databases: Sequence[str] = (),
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
+    """Everything that the page shows, as `report --json` prints it. `progress` as for reviewed(). Raises Unreadable."""
     with located(databases) as locate:
         path = os.path.join(settings.state, "ledger.db")
-        review, found = reviewed(path, lambda: Review(begin, end, zone, locate))
+        review, found = reviewed(path, lambda: Review(begin, end, zone, locate), progress)
         numbers = review.told()
     daemon = _daemon(settings)
     status = daemon.get("status") or {}

@@ -11,8 +11,8 @@ Memory: about half a kilobyte for each banned address.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from ipaddress import ip_network
@@ -55,7 +55,8 @@ class Entry(NamedTuple):
     state: str
     ended: float | None
     end_note: str
-    lines: Sequence[Line]
+    line: Line | None  # that decided it
+    filters: Mapping[str, tuple[int, float]]  # of its evidence: name -> (lines, time of the last)
 
 
 class Place(NamedTuple):
@@ -99,6 +100,8 @@ def network(name: str) -> str:
     """The /24 or /64 of a target's name; what is wider stands for itself."""
     if ":" not in name and "/" not in name:  # nearly all, in a tenth of the time
         return f"{name[: name.rindex('.')]}.0/24"
+    if name.endswith(f"/{GROUPS[6]}"):
+        return name
     found = ip_network(name)
     prefix = GROUPS[found.version]
     return str(found if found.prefixlen <= prefix else found.supernet(new_prefix=prefix))
@@ -138,6 +141,19 @@ class _Sum:
         }
 
 
+def _together(sums: Iterable[_Sum]) -> _Sum:
+    whole = _Sum()
+    for each in sums:
+        whole.bans += each.bans
+        whole.hits += each.hits
+        whole.addresses |= each.addresses
+        whole.first = min(filter(None, (whole.first, each.first)), default=None)
+        whole.last = max(filter(None, (whole.last, each.last)), default=None)
+        whole.lengths.update(each.lengths)
+        whole.released += each.released
+    return whole
+
+
 @dataclass(slots=True)
 class _Address:
     bans: int = 0
@@ -155,9 +171,8 @@ class Review:
         self.begin, self.end = begin, end
         self._zone = zone
         self._locate = locate  # where the network of a name is
-        self._all = _Sum()
-        self._kinds: dict[str, _Sum] = {}
-        self._rules: dict[str, _Sum] = {}
+        self._kinds: defaultdict[str, _Sum] = defaultdict(_Sum)
+        self._rules: defaultdict[str, _Sum] = defaultdict(_Sum)
         self._series = Series()
         self._addresses: dict[str, _Address] = {}
         self._filters: dict[str, list[float]] = {}  # name -> [lines, time of the last]
@@ -169,12 +184,8 @@ class Review:
         """In the order in which they began."""
         ban = entry.ban
         kind = kind_of(entry)
-        for sums in (
-            self._all,
-            self._kinds.setdefault(kind, _Sum()),
-            self._rules.setdefault(ban.rule, _Sum()),
-        ):
-            sums.add(entry)
+        self._kinds[kind].add(entry)
+        self._rules[ban.rule].add(entry)
         self._series.add(kind, wall(ban.since, self._zone))
         who = self._addresses.get(ban.target.name)
         if who is None:
@@ -184,11 +195,11 @@ class Review:
         end = min(ban.until, self.end, ban.until if entry.ended is None else entry.ended)
         who.held += max(0.0, end - max(ban.since, who.until))
         who.until = max(who.until, end)
-        for line in entry.lines:
-            counts = self._filters.setdefault(line.filter, [0, 0.0])
-            counts[0] += 1
-            counts[1] = max(counts[1], line.time)
-        if entry.lines:
+        for name, (lines, last) in entry.filters.items():
+            counts = self._filters.setdefault(name, [0, 0.0])
+            counts[0] += lines
+            counts[1] = max(counts[1], last)
+        if entry.line is not None:
             self._examples[ban.rule] = entry
         if ban.rule in BY_HAND or entry.state == "released":
             self._hands.append(entry)
@@ -202,7 +213,7 @@ class Review:
         names = sorted(self._kinds, key=lambda kind: -self._kinds[kind].bans)
         steps = self._series.steps(BUCKETS, names, (wall(self.begin, self._zone), wall(self.end, self._zone) - 1))
         return {
-            **self._all.told(),
+            **_together(self._rules.values()).told(),
             "over_time": {
                 "start": steps.start,
                 "step": steps.size,
@@ -237,7 +248,7 @@ class Review:
 
     def _durations(self) -> list[dict[str, Any]]:
         counts = Counter[str]()
-        for length, count in self._all.lengths.items():
+        for length, count in _together(self._rules.values()).lengths.items():
             counts[next(text for limit, text in LENGTHS if length <= limit + 0.5)] += count
         return [{"label": text, "bans": counts[text]} for _, text in LENGTHS]
 
@@ -312,14 +323,15 @@ def kind_of(entry: Entry) -> str:
     """Of the deciding hit; else what the policy's name begins with."""
     if entry.ban.rule in BY_HAND:
         return BY_HAND_KIND
-    if entry.lines:
-        return entry.lines[-1].kind
+    if entry.line is not None:
+        return entry.line.kind
     return entry.ban.rule.partition(".")[0]
 
 
 def _example(entry: Entry) -> dict[str, Any]:
     """The newest ban of a policy, with the line that decided it."""
-    line = entry.lines[-1]
+    line = entry.line
+    assert line is not None  # noqa: S101 - for the type checker
     return {
         "rule": entry.ban.rule,
         "address": entry.ban.target.name,

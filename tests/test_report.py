@@ -572,7 +572,16 @@ def test_time_banned_counts_once_where_ports_are_apart() -> None:
     review = Review(0.0, 1000.0, timezone.utc)
     line = Line(10.0, "relay", "postfix", b"x")
     for ports, since, end in (((25,), 10.0, 100.0), ((587,), 50.0, 150.0), ((25,), 900.0, 5000.0)):
-        review.add(Entry(Ban(Target.named("192.0.2.7", ports), "relay", since, end, 5), "active", None, "", (line,)))
+        review.add(
+            Entry(
+                Ban(Target.named("192.0.2.7", ports), "relay", since, end, 5),
+                "active",
+                None,
+                "",
+                line,
+                {"postfix": (1, 10.0)},
+            )
+        )
     (row,) = review.told()["repeated"]
     assert row["held"] == 140.0 + 100.0
 
@@ -580,3 +589,21 @@ def test_time_banned_counts_once_where_ports_are_apart() -> None:
 def test_pictures_are_modest() -> None:
     for name in ("report.png", "report-dark.png"):
         assert 10_000 < (ROOT / "docs" / name).stat().st_size < 300_000
+
+
+def test_it_is_told_how_far_the_ledger_is_read(month: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "STEP", 10)
+    found, _ = load(str(month / "denyspam.conf"))
+    told: list[tuple[int, int]] = []
+    numbers = report.told(found, *PERIOD, timezone.utc, progress=lambda done, whole: told.append((done, whole)))
+    whole = numbers["bans"] + numbers["withheld_count"]
+    assert told == [(done, whole) for done in range(10, whole + 1, 10)]
+
+
+def test_of_evidence_the_last_line_and_each_filter_are_told() -> None:
+    heads = ("1.0 relay 192.0.2.7 postfix 0 f", "None relay 192.0.2.7 exim 1 f", "3.0 auth 192.0.2.7 dovecot 2 f")
+    packed = "".join(f"{head}\nline {number}\n" for number, head in enumerate((heads[0], *heads, heads[1]))).encode()
+    line, filters = report._evidence(packed)
+    assert line == Line(3.0, "auth", "dovecot", b"line 3")
+    assert filters == {"postfix": (2, 1.0), "dovecot": (1, 3.0)}
+    assert report._evidence(b"") == (None, {})
