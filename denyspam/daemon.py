@@ -59,6 +59,7 @@ DRIFT = 2.0  # seconds the kernel's time left may differ from ours before it is 
 RETRY = 0.9  # seconds between two tries to write a ledger that fails: below a tick, so that each one tries
 RELOADS = 1.0  # seconds between two reloads: a storm of SIGHUPs is one, and one more for what came meanwhile
 TOLD = 500  # decisions in one write to the log
+made = tuple.__new__
 KIND_AND_FILTER, FILE = attrgetter("kind", "filter"), attrgetter("file")
 
 
@@ -453,11 +454,12 @@ class Daemon:
             now = time.time()
             if blocks:
                 self.monitor.sees(path, blocks[-1].data, now)
+            joined = self._joined if len(self.logs) > 1 else self.join.feed
             events = [
                 event
                 for block in blocks
                 for finding, place in each.findings(block, now)
-                for event in self._joined(finding, place)
+                for event in joined(finding, place)
             ]
             self._count(events)
             decide = self.judge.decide if self.guard is None else self._decide
@@ -493,9 +495,10 @@ class Daemon:
         fresh = []
         new = []  # the same, with their evidence
         said = []
+        active = self.judge.active
         for ban in bans:
             target = ban.target
-            holds = self.judge.active.get(target)
+            holds = active.get(target)
             if holds is not None and holds.until > ban.until:
                 over = ban.until <= now
                 self.late += over
@@ -516,7 +519,7 @@ class Daemon:
             if reason != "":
                 self._withhold(ban, held, reason, said)
                 continue
-            self._rows[target] = _Open(self.ledger.decide(ban), held)
+            self._rows[target] = made(_Open, (self.ledger.decide(ban), held))
             self.pending.add(target)
             self._unconfirmed.add(target)
             fresh.append(held)
@@ -600,7 +603,7 @@ class Daemon:
         reason = self._reasons.get(ban.rule, ban.rule)
         why = _why(reason, ban.until - ban.since, frozenset([event.filter for event in ban.evidence]))
         note = f" [{ban.note}]" if ban.note else ""
-        return f"{verb} {ban.target} {why}{note}{more}"
+        return f"{verb} {ban.target.name} {why}{note}{more}"
 
     def _confirmed(self, bans: Sequence[Ban]) -> None:
         self._confirm({ban.target for ban in bans})

@@ -90,7 +90,10 @@ class Join:
             log.time = time
         lapsed = self._lapse(log) if log.offences else ()
         if finding.queue_id is None:
-            settled = () if finding.kind == CLIENT else _settled(finding, finding.address)
+            if finding.kind == CLIENT:
+                settled: Sequence[Event] = ()
+            else:
+                settled = (finding,) if finding.times == 1 else _settled(finding, finding.address)
         elif not asks(finding):
             settled = _settled(finding, finding.address)
             if self._waiting:

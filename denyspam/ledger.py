@@ -23,6 +23,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from ipaddress import ip_network
 from itertools import groupby
 from operator import itemgetter
@@ -277,14 +278,17 @@ class Ledger:
     def decide(self, ban: Ban, state: str = "pending", ended: float | None = None) -> int:
         """Note a ban with its evidence; returns its number for end() and confirm()."""
         number, self._next = self._next, self._next + 1
-        target, rule, since, until, hits, evidence, note, mark = ban
+        (network, ports), rule, since, until, hits, evidence, note, mark = ban
         file, offset = mark or (None, None)
         lines = b"".join(
-            _packed(one.time, one.kind, one.address, one.filter, one.offset, one.file, one.text) for one in evidence
+            [
+                _packed(time, kind, address, name, at, where, text)
+                for time, kind, address, name, _, _, where, at, _, text, _, _ in evidence
+            ]
         )
-        ports = " ".join(map(str, target.ports))
-        row = (number, target.name, ports, rule, since, until, hits, note, state, file, offset, ended, "")
-        self._make_room()
+        row = (number, network, _listed(ports), rule, since, until, hits, note, state, file, offset, ended, "")
+        if self.fault is not None:
+            self._make_room()
         self._bans.append((row, lines))
         return number
 
@@ -357,11 +361,12 @@ class Ledger:
         self._put("DELETE FROM bans WHERE ended IS NOT NULL AND until < ? AND ended < ?", (before, before))
 
     def _put(self, sql: str, values: Sequence[Any]) -> None:
-        self._make_room()
+        if self.fault is not None:
+            self._make_room()
         self._todo.append((sql, values))
 
     def _make_room(self) -> None:
-        if len(self._bans) + len(self._todo) >= QUEUE and self.fault is not None:
+        if len(self._bans) + len(self._todo) >= QUEUE:
             if len(self._bans) > len(self._todo):
                 self._bans.popleft()
             else:
@@ -526,6 +531,11 @@ def verdicts(path: str) -> list[tuple[str, float, str, str]] | None:
             return db.execute("SELECT * FROM verdicts ORDER BY since, rowid").fetchall()
     except sqlite3.Error:
         return None
+
+
+@lru_cache(maxsize=256)
+def _listed(ports: tuple[int, ...]) -> str:
+    return " ".join(map(str, ports))
 
 
 def _packed(  # noqa: PLR0917

@@ -31,7 +31,7 @@ log = logging.getLogger("denyspam")
 SWITCH = 0.0005  # seconds a thread may keep the others waiting; Python's 5 ms would stand between a ban and the kernel
 # Objects made before Python looks for cycles among them. At its 700 that took a tenth of a flood's CPU; at 50,000 what
 # the reading of the filters leaves behind would take 5 MB more.
-GARBAGE = 5_000
+GARBAGE = 50_000
 
 
 def run(conf: str, read: Callable[[], Loaded], *, flush: bool = False) -> None:
