@@ -60,11 +60,11 @@ LONG = struct.Struct(">Q")
 SUBSYSTEM = struct.pack(">H", 10)  # NFNL_SUBSYS_NFTABLES
 
 
-def _usual(size: int) -> tuple[struct.Struct, tuple[bytes, bytes, bytes]]:
+def _usual(size: int) -> tuple[struct.Struct, tuple[set[bytes], set[bytes], set[bytes]]]:
     """How an element with a timeout and a key of `size` bytes is told: head, key, head and timeout, head, time left."""
     row = struct.Struct(f">12s{size}s4s8x4sQ")
     key = ATTRIBUTE.pack(row.size, 1) + ATTRIBUTE.pack(size + 8, 1) + ATTRIBUTE.pack(size + 4, 1)
-    return row, (key, ATTRIBUTE.pack(12, 4), ATTRIBUTE.pack(12, 5))
+    return row, ({key}, {ATTRIBUTE.pack(12, 4)}, {ATTRIBUTE.pack(12, 5)})
 
 
 USUAL = {4: _usual(4), 6: _usual(16)}
@@ -268,25 +268,25 @@ def _elements(store: Store) -> list[Held]:
     return ruleset.targets(store, left)
 
 
-def _dump(store: Store) -> tuple[dict[bytes, float | None], int]:
-    """Key -> seconds left of the set's elements, and how many were told."""
-    left: dict[bytes, float | None] = {}
+def _dump(store: Store) -> tuple[dict[bytes, int | None], int]:
+    """Key -> milliseconds left of the set's elements, and how many were told."""
+    left: dict[bytes, int | None] = {}
     told = 0
     usual, heads = USUAL[store.version]
     for found in _all(GET_ELEMENTS, {LIST_TABLE: NAME, LIST_SET: store.name.encode() + b"\0"}):
         body = found.get(LIST_ELEMENTS, b"")
-        if not len(body) % usual.size:
-            # All elements of ours look alike: a third of the time of taking each apart.
-            rows = list(usual.iter_unpack(body))
-            if all((first, second, third) == heads for first, _, second, third, _ in rows):
-                left.update((key, end / 1000) for _, key, _, _, end in rows)
-                told += len(rows)
+        if body and not len(body) % usual.size:
+            # All elements of ours look alike: a tenth of the time of taking each apart.
+            first, keys, second, third, ends = zip(*usual.iter_unpack(body), strict=True)
+            if ({*first}, {*second}, {*third}) == heads:
+                left.update(zip(keys, ends, strict=True))
+                told += len(keys)
                 continue
         for each in _list(body):
             element = _attributes(each)
             rest = element.get(ELEMENT_EXPIRATION)
             key = element[ELEMENT_KEY][ATTRIBUTE.size :]  # one nested attribute, DATA_VALUE
-            left[key] = None if rest is None else LONG.unpack(rest)[0] / 1000
+            left[key] = None if rest is None else LONG.unpack(rest)[0]
             told += 1
     return left, told
 

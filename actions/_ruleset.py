@@ -181,18 +181,16 @@ class Refused(NamedTuple):
     bytes: int
 
 
-def targets(store: Store, elements: Mapping[bytes, float | None]) -> list[Held]:
-    """The meaning of a set's elements, key -> seconds left; of one with bits beyond the set's width, which never
+def targets(store: Store, elements: Mapping[bytes, int | None]) -> list[Held]:
+    """The meaning of a set's elements, key -> milliseconds left; of one with bits beyond the set's width, which never
     matches a packet, none."""
     low = WIDEST[store.version] - store.width
     end = f"/{store.width:d}" if low else ""
     beyond = (1 << low) - 1
     ports = store.ports
-    if not end:
-        text = address_text if store.version == 6 else inet_ntoa
-        return [made(Held, (made(Target, (text(key), ports)), left)) for key, left in elements.items()]
+    text = address_text if store.version == 6 else inet_ntoa
     return [
-        made(Held, (made(Target, (address_text(key) + end, ports)), left))
+        made(Held, (made(Target, (text(key) + end, ports)), None if left is None else left / 1000))
         for key, left in elements.items()
-        if not int.from_bytes(key, "big") & beyond
+        if not beyond or not int.from_bytes(key, "big") & beyond
     ]

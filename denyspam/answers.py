@@ -17,9 +17,8 @@ from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Protocol
 
 from denyspam import __version__, show
-from denyspam.events import MAPPED, ActionError, Ban, Event, Grace, Network, Target, address_text
+from denyspam.events import MAPPED, ActionError, Ban, Event, Grace, Network, Past, Target, address_text
 from denyspam.guard import Guard
-from denyspam.ledger import Row
 from denyspam.monitor import ledger_fault, process
 from denyspam.notify import Notifier
 from denyspam.policy import LOOPBACK
@@ -391,7 +390,7 @@ def _seen(event: Event) -> dict[str, Any]:
     return _plain({name: getattr(event, name) for name in names})
 
 
-def _history(row: Row) -> dict[str, Any]:
+def _history(row: Past) -> dict[str, Any]:
     ban = row.ban
     return {
         "address": str(ban.target),

@@ -294,13 +294,13 @@ class Daemon:
     def _remember(self) -> None:
         """The ledger's bans, but for those that ended since, or whose address is allowed by now."""
         rows = self.ledger.since(min([*map(self._oldest, self.logs.values()), self.started - self.judge.memory]))
-        self.judge.remember(row.past for row in rows)
+        self.judge.remember(rows)
         self.judge.grace(self.ledger.graces(self.started - self.judge.memory))
         active = self.judge.active
-        for number, ban, state, ended, _ in rows:
+        for ban, ended, state, number, _ in rows:
             if ended is None:
-                target = ban.target
-                self._rows[target] = _Open(number, active[target])
+                target = ban[0]
+                self._rows[target] = made(_Open, (number, active[target]))
                 if state == "withheld":
                     self.withheld[target] = ban.note
                 elif state == "pending" and self._unsure(number, ban):

@@ -18,6 +18,7 @@ CLIENT = "client"  # the kind of a finding that only names a queue id's client
 OFFENCES = ("virus", "relay", "reject", "auth", "protocol", "spam")
 HARMLESS = ("accept", "defer")  # recognised, never counted
 MAPPED = bytes(10) + b"\xff\xff"  # what ::ffff:192.0.2.7 begins with, packed
+NO_STRIKE = ("released", "replaced")  # states of past bans
 VERDICTS = ("virus", "spam")  # on a message: told again for the same queue id, they are one event
 
 
@@ -130,11 +131,19 @@ class Ban(NamedTuple):
 
 
 class Past(NamedTuple):
-    """A ban as the ledger remembers it. `ended` is when it ended, None while it holds."""
+    """A ban as the ledger holds it: a row of its table, which says what `state` may be. `ended` is when it ended, None
+    while it holds."""
 
     ban: Ban
     ended: float | None = None
-    released: bool = False  # by hand: not a strike
+    state: str = "active"
+    id: int = 0
+    end_note: str = ""
+
+    @property
+    def released(self) -> bool:
+        """By hand, or replaced: not a strike."""
+        return self.state in NO_STRIKE
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ from ipaddress import ip_network
 from itertools import groupby
 from operator import itemgetter
 from socket import AF_INET, AF_INET6, inet_pton
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any
 from urllib.parse import quote
 
 from denyspam.events import Ban, Grace, Network, Past, Target
@@ -95,33 +96,19 @@ INSERT_BAN = "INSERT INTO bans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_LINES = "INSERT INTO lines VALUES (?, ?)"
 FILES = ("", "-wal", "-shm")  # what SQLite's files are called behind the ledger's name
 
-# What a row may be: SQLite keeps anything in any column, and so does a disk.
-TIME = "typeof({0}) IN ('real', 'integer') AND abs({0}) < 1e12"
-SOUND = " AND ".join(
-    (
-        *(f"typeof({each}) = 'text'" for each in ("network", "ports", "rule", "note", "state")),
-        "network NOT GLOB '*[^0-9a-f:./]*' AND ports GLOB '[1-9]*' AND ports NOT GLOB '*[^0-9 ]*'",
-        *(TIME.format(each) for each in ("since", "until")),
-        f"typeof(hits) = 'integer' AND (ended IS NULL OR {TIME.format('ended')})",
-        "(file IS NULL OR typeof(file) = 'text' AND typeof(offset) = 'integer')",
-    )
+# What a row may be: SQLite keeps anything in any column, and so does a disk. All rows of a question are looked at
+# together, column by column: a hundred thousand take a twentieth of the time of a look by SQL at each.
+COLUMNS = "id, network, ports, rule, since, until, hits, note, state, file, offset, ended, end_note"
+KINDS: tuple[set[Any], ...] = (
+    *({int}, {str}, {str}, {str}, {float, int}, {float, int}, {int}, {str}, {str}),
+    *({str, NoneType}, {int, NoneType}, {float, int, NoneType}, {str}),
 )
+STRANGER = re.compile(r"[^0-9a-f:./]")  # in no network's name
+PORTS = re.compile(r"[1-9][0-9 ]*")
+LATEST = 1e12  # epoch seconds
+AT_ONCE = 10_000  # rows
 # Of the messages of other errors than those of a damaged file: the tables are not ours, or a text is none.
 STRANGE = re.compile(r"no such (table|column|index)|has \d+ columns|has no column|could not decode", re.IGNORECASE)
-
-
-class Row(NamedTuple):
-    """A ban as the ledger holds it. Times are epoch seconds; `state` is that of the table."""
-
-    id: int
-    ban: Ban
-    state: str
-    ended: float | None
-    end_note: str
-
-    @property
-    def past(self) -> Past:
-        return made(Past, (self.ban, self.ended, self.state in ("released", "replaced")))
 
 
 def damaged(error: sqlite3.Error) -> bool:
@@ -410,16 +397,14 @@ class Ledger:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def open(self) -> list[Row]:
+    def open(self) -> list[Past]:
         """The bans that have not ended, oldest first; without evidence. Raises sqlite3.Error, as all that read."""
         with self._reading():
             return self._rows("WHERE ended IS NULL ORDER BY since, id")
 
-    def since(self, time: float) -> list[Row]:
+    def since(self, time: float) -> list[Past]:
         """The bans that held at `time` or later, whatever became of them, in the order decided; without evidence."""
         with self._reading():
-            if self._db.execute(f"SELECT 1 FROM bans WHERE ({SOUND}) IS NOT 1 LIMIT 1").fetchone():  # noqa: S608
-                raise ValueError("a row of it makes no sense")
             return self._rows("WHERE until >= ? OR ended IS NULL ORDER BY id", (time,))
 
     def graces(self, time: float) -> list[Grace]:
@@ -431,7 +416,7 @@ class Ledger:
                 for network, since, until, note in rows
             ]
 
-    def history(self, networks: Sequence[str], limit: int = 20) -> list[Row]:
+    def history(self, networks: Sequence[str], limit: int = 20) -> list[Past]:
         """The latest bans of these networks (as Target prints them), newest first; without evidence."""
         marks = ", ".join("?" * len(networks))
         with self._reading():
@@ -490,26 +475,42 @@ class Ledger:
             )
             return {int(hour): int(count) for hour, count in rows}
 
-    def _rows(self, where: str, values: Sequence[Any] = ()) -> list[Row]:
-        names = "id, network, ports, rule, since, until, hits, note, state, file, offset, ended, end_note"
-        rows = self._db.execute(f"SELECT {names} FROM bans {where}", values)  # noqa: S608
+    def _rows(self, where: str, values: Sequence[Any] = ()) -> list[Past]:
+        cursor = self._db.execute(f"SELECT {COLUMNS} FROM bans {where}", values)  # noqa: S608
         ports: dict[str, tuple[int, ...]] = {}  # a handful of lists, shared by all
         same: dict[str, str] = {}  # and of texts
         found = []
-        for number, network, listed, rule, since, until, hits, note, state, file, offset, ended, end_note in rows:
-            if listed not in ports:
-                ports[listed] = tuple(map(int, listed.split()))
-            if ended is None:  # it will be given to the kernel
-                inet_pton(AF_INET6 if ":" in network else AF_INET, network.partition("/")[0])
-            target = made(Target, (network, ports[listed]))
-            mark = None if file is None else (same.setdefault(file, file), offset)
-            ban = made(Ban, (target, same.setdefault(rule, rule), since, until, hits, (), note, mark))
-            found.append(made(Row, (number, ban, state, ended, end_note)))
+        while rows := cursor.fetchmany(AT_ONCE):
+            if not _sound(rows):
+                raise ValueError("a row of it makes no sense")
+            for number, network, listed, rule, since, until, hits, note, state, file, offset, ended, end_note in rows:
+                if listed not in ports:
+                    ports[listed] = tuple(map(int, listed.split()))
+                if ended is None:  # it will be given to the kernel
+                    inet_pton(AF_INET6 if ":" in network else AF_INET, network.partition("/")[0])
+                target = made(Target, (network, ports[listed]))
+                mark = None if file is None else (same.setdefault(file, file), offset)
+                ban = made(Ban, (target, same.setdefault(rule, rule), since, until, hits, (), note, mark))
+                found.append(made(Past, (ban, ended, same.setdefault(state, state), number, end_note)))
         return found
 
     def close(self) -> None:
         self.commit()
         self._db.close()
+
+
+def _sound(rows: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether these rows of COLUMNS can be what was written."""
+    columns = list(zip(*rows, strict=True))
+    _, network, ports, _, since, until, _, _, _, file, offset, ended, _ = columns
+    times = [*since, *until, *filter(None, ended)]
+    return (
+        all(set(map(type, column)) <= kinds for column, kinds in zip(columns, KINDS, strict=True))
+        and -LATEST < min(times) <= max(times) < LATEST
+        and STRANGER.search("".join(network)) is None
+        and all(map(PORTS.fullmatch, set(ports)))
+        and set(zip(map(type, file), map(type, offset), strict=True)) <= {(NoneType, NoneType), (str, int)}
+    )
 
 
 def _columns(db: sqlite3.Connection) -> dict[str, set[str]]:

@@ -28,7 +28,7 @@ from math import inf
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import NamedTuple
 
-from denyspam.events import HARMLESS, Ban, Event, Grace, Network, Past, Policy, Release, Target, address_text
+from denyspam.events import HARMLESS, NO_STRIKE, Ban, Event, Grace, Network, Past, Policy, Release, Target, address_text
 from denyspam.window import LATE, Window
 
 RING = 16_384  # events kept as evidence
@@ -562,13 +562,14 @@ class Judge:
     def remember(self, bans: Iterable[Past]) -> None:
         """What the ledger knows, oldest first, before the log is re-read with recall()."""
         spans, active, ends = self._spans, self._active, self._ends
-        for ban, ended, released in bans:  # there may be a million
+        for ban, ended, state, _, _ in bans:  # there may be a million
             target, rule, since, until, hits, evidence, note, mark = ban
             end = until if ended is None or until < ended else ended
+            strike = state not in NO_STRIKE
             if target in spans:
-                span = self._span(ban, end, strike=not released, waiting=True)
+                span = self._span(ban, end, strike=strike, waiting=True)
             else:
-                span = spans[target] = _Span(since, end, not released, True, None)
+                span = spans[target] = _Span(since, end, strike, True, None)
             if mark is not None:
                 self._unread[mark] = (*self._unread.get(mark, ()), (target, span))
             ends.append((end, target))
@@ -604,13 +605,10 @@ class Judge:
 
     def settle(self) -> None:
         """Everything up to the last position is read: what was remembered and not met in the log holds now."""
-        horizon = self._clock - self._keep
-        for target, newest in self._spans.items():
-            span: _Span | None = newest
-            while span is not None:
-                if span.end > horizon:
+        for ports, windows in self._windows.items():
+            for target in {(key, ports) for window in windows for key in window if (key, ports) in self._spans}:
+                for span in self._known(target):
                     self._apply(target, span)
-                span = span.earlier
         self._unread.clear()
 
     def _apply(self, target: Key, span: _Span) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from denyspam.events import Ban, Event, Grace, Target
-from denyspam.ledger import MEMORY, Ledger, Row, verdicts
+from denyspam.events import Ban, Event, Grace, Past, Target
+from denyspam.ledger import MEMORY, Ledger, verdicts
 
 
 def target(text: str = "192.0.2.7/32", *ports: int) -> Target:
@@ -46,8 +46,8 @@ def test_a_ban_and_its_reasons_survive(path: str) -> None:
     again = Ledger(path, 0)
     assert not again.lost
     (row,) = again.open()
-    assert row == Row(
-        number, Ban(target("2001:db8::/64"), "virus", 0, 3600, 3, (), "", ("/mail.log", 2)), "active", None, ""
+    assert row == Past(
+        Ban(target("2001:db8::/64"), "virus", 0, 3600, 3, (), "", ("/mail.log", 2)), None, "active", number, ""
     )
     assert [one["text"] for one in again.evidence(number)] == [b"\xff line 0", b"\xff line 1", b"\xff line 2"]
     assert again.positions() == {"/mail.log": ("here", 5.5)}
@@ -77,7 +77,7 @@ def test_what_ended_stays_as_history(path: str) -> None:
         (first, "released", 10, "a mistake"),
     ]
     assert ledger.open()[0].ban.target.ports == (465, 587)
-    assert ledger.since(0)[0].past.released
+    assert ledger.since(0)[0].released
     ledger.end(second, "expired", 9000)
     ledger.prune(4000)
     ledger.commit()
