@@ -634,6 +634,8 @@ def _new_filter(asked: argparse.Namespace) -> int:
         )
     try:
         said = workbench.new_filter(asked.name, program, groups, path)
+    except LookupError as error:
+        raise Failed(f"{error.args[0]}: nothing to write", NO) from error
     except OSError as error:
         raise Failed(f"{path}: {error.strerror}", USAGE) from error
     for line in said:
@@ -816,7 +818,7 @@ def _events(asked: argparse.Namespace) -> int:
     filters = _named(asked)
     zone = _zone()
     sources = [replay.Source(path, filters, zone, asked.year) for path in _readable(asked.files)]
-    form = _event_json if asked.json else _event_line
+    form = _event_json if asked.json else _event_lines()
     _uncollected()
     told: list[str] = []
     try:
@@ -846,9 +848,17 @@ def _event_json(event: Event, zone: tzinfo) -> str:
     )
 
 
-def _event_line(event: Event, zone: tzinfo) -> str:
-    when = show.moment(event.time, zone)
-    return f"{when:19} {event.kind:8} {event.address or '-':15} {event.filter:9} {show.line(event.text)}\n"
+def _event_lines() -> Callable[[Event, tzinfo], str]:
+    """Makes columns of a stream: one that something does not fit into is wider from then on."""
+    widths = [8, 15, 9]
+
+    def form(event: Event, zone: tzinfo) -> str:
+        cells = (event.kind, event.address or "-", event.filter)
+        widths[:] = map(max, widths, map(len, cells))
+        columns = " ".join(map(str.ljust, cells, widths))
+        return f"{show.moment(event.time, zone):19} {columns} {show.line(event.text)}\n"
+
+    return form
 
 
 def _replay(asked: argparse.Namespace) -> int:

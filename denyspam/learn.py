@@ -350,7 +350,7 @@ def skeleton(name: str, program: str, groups: Sequence[Group]) -> str:
     """The text of a filter file with a pattern and a sample for each of the groups that has an address or an id.
 
     What the language refuses stands behind a #, with the reason. Where a line that is no event is found, and a word
-    tells one kind at least, the file passes `denyspam check` as it is.
+    tells one kind at least, the file passes `denyspam check` as it is. "" where no group has either.
     """
     entries: list[Entry] = []
     others: list[tuple[int, str]] = []
@@ -367,6 +367,8 @@ def skeleton(name: str, program: str, groups: Sequence[Group]) -> str:
         head = address if address is not None else f"id {queue_id}"
         reason = "" if proposal.kind else "no word of it tells the kind, or that it is an offence at all"
         entries.append(Entry(group.count, proposal.kind, proposal.text, head, line, reason))
+    if not entries:
+        return ""
     dull = [line for _, line in others] or [entry.line for entry in entries if entry.kind is None]
     kept: list[Entry] = []
     for entry in entries:

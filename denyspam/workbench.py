@@ -356,9 +356,17 @@ def main_program(groups: Groups) -> str | None:
 
 
 def new_filter(name: str, program: str, groups: Groups, path: str) -> list[str]:
-    """Writes the file `path`, which must not be there; what is to be said of it. Raises FileExistsError."""
+    """Writes the file `path`, which must not be there; what is to be said of it. Raises FileExistsError, and
+    LookupError where no pattern can be made: then nothing is written."""
     chosen = [group for group in groups.found() if group.program == program][:12]
     text = skeleton(name, program or "bare", chosen)
+    if not text:
+        whose = show.line(program.encode()) or "programs that the log does not name"
+        raise LookupError(
+            f"in no line of {whose} stands an address or a queue id, to tell whose it is: no pattern can be made"
+            if chosen
+            else f"there is no line of {whose} that no filter takes"
+        )
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "x", encoding="utf-8") as file:
         file.write(text)

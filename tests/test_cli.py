@@ -71,6 +71,14 @@ def test_events_json(log: Path) -> None:
     ]
 
 
+def test_events_stand_in_columns(tmp_path: Path) -> None:
+    long = "2001:db8:1111:2222:3333:4444:5555:6666"
+    log = tmp_path / "log"
+    log.write_text("".join(f"{relay(address, 1e9)}\n" for address in ("192.0.2.7", long, "192.0.2.8", "2001:db8::1")))
+    lines = denyspam("events", log).stdout.splitlines()
+    assert [line.index(" postfix ") for line in lines] == [44, 67, 67, 67]
+
+
 def test_events_of_compressed_files_and_stdin(log: Path, tmp_path: Path) -> None:
     packed = tmp_path / "mail.log.1.gz"
     packed.write_bytes(gzip.compress(log.read_bytes()))

@@ -201,6 +201,19 @@ def test_new_filter(log: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cli._main(["new-filter", "../gate", "--from", log]) == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"), [((), "no line of mutterd stands an address"), (("--program", "x"), "no line of x that")]
+)
+def test_without_a_pattern_no_file(
+    words: tuple[str, ...], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, folder = tmp_path / "log", tmp_path / "filters"
+    log.write_text("".join(f"Mar  4 10:00:0{second} mx mutterd[7]: nothing new\n" for second in range(9)))
+    assert cli._main(["new-filter", "mutter", "--from", str(log), "-o", str(folder), *words]) == 1
+    assert reason in capsys.readouterr().err
+    assert not folder.exists()
+
+
 def test_a_program_that_nobody_reads_becomes_a_filter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Sessions named inside the line, a host's name before the address, a folder that is not there yet."""
     head = "Mar  4 10:00:00 mx pepperd[811]: "
