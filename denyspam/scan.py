@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate
 from operator import itemgetter
-from typing import NamedTuple
 
 from denyspam.events import CLIENT, HARMLESS, Finding
 from denyspam.filter import NO_QUEUE, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
@@ -212,22 +211,21 @@ def _hyperscan(texts: Sequence[bytes]) -> Search:
     return search
 
 
-class _Way(NamedTuple):
-    """How lines with the same needles are read: as the last of them."""
-
-    head: bytes  # what stood between its stamp and the digits of its pid; empty for a line without host and program
-    length: int  # of that
-    host: str
-    tree: Tree | None
-    fit: Callable[[bytes, int], re.Match[bytes] | None]  # the tree's, of a body without tags
+# How lines with the same needles are read: as the last of them. A tuple, which is taken apart fastest.
+# - what stood between its stamp and the digits of its pid; empty for a line without host and program
+# - the length of that
+# - its host
+# - its patterns
+# - their `match`, of a body without tags
+_Way = tuple[bytes, int, str, "Tree | None", "Callable[[bytes, int], re.Match[bytes] | None]"]
 
 
 def _nothing(_line: bytes, _start: int) -> None:
     return None
 
 
-VAIN = _Way(b"\n", 1, "", None, _nothing)  # whatever else stands in such a line, it says nothing
-UNSEEN = _Way(b"\n", 1, "", None, _nothing)  # no line begins so
+VAIN: _Way = (b"\n", 1, "", None, _nothing)  # whatever else stands in such a line, it says nothing
+UNSEEN: _Way = (b"\n", 1, "", None, _nothing)  # no line begins so
 
 
 class Scanner:
@@ -382,24 +380,25 @@ class Scanner:
             user, count = None, 1
             if doubts is None:
                 break
-            for text, rivals in doubts.rivals:
-                if line.find(text) >= 0:  # `in` would first ask whether `text` is a number, at twice the cost
+            said, stops, word, ending, rest, rivals, login, times = doubts
+            for text, others in rivals:
+                if line.find(text) >= 0:  # `in` first asks whether `text` is a number, at twice the cost
                     body = line[match.start(1) :]
-                    if any(needed in line and rival.fit(body) is not None for needed, rival in rivals):
+                    if any(needed in line and rival.fit(body) is not None for needed, rival in others):
                         return self._slowly(line, offset, number, now)
-            if doubts.ending is not None and not doubts.ending.match(line[: match.end() - 1 : -1]):
-                start, tree = match.start(1), doubts.rest()
+            if ending is not None and ending.match(line[: match.end() - 1 : -1]) is None:
+                start, tree = match.start(1), rest()
                 match = tree.match(line, start)
                 continue
-            if doubts.said and (said := match[doubts.said]) is not None:
+            if said and (quoted := match[said]) is not None:
                 after = match.end(ip)
-                for stop in doubts.stops:
-                    if line.find(stop, after) >= 0 or (doubts.word and stop in said):
+                for stop in stops:
+                    if line.find(stop, after) >= 0 or (word and stop in quoted):
                         return self._slowly(line, offset, number, now)
-            if doubts.user and (login := match[doubts.user]):
-                user = login.decode("utf-8", "replace")
-            if doubts.times and match[doubts.times]:
-                count = min(max(1, int(match[doubts.times])), REPEATED)
+            if login and (typed := match[login]):
+                user = typed.decode("utf-8", "replace")
+            if times and match[times]:
+                count = min(max(1, int(match[times])), REPEATED)
             break
         address = queue_id = None
         if ip:
@@ -448,9 +447,9 @@ class Scanner:
         if head and head[:-1] not in self._headers:
             return host, tree, tree.match(line, body), body
         fit = tree.usual if head else tree.untagged
-        if way.fit is fit and way.head == head and (head or _headless(line, start)):
+        if way[4] is fit and way[0] == head and (head or _headless(line, start)):
             return host, tree, None, body  # tried
-        self._ways[key] = _Way(head, len(head), host, tree, fit)
+        self._ways[key] = (head, len(head), host, tree, fit)
         return host, tree, fit(line, start + len(head)), body
 
     def _header(self, line: bytes, start: int) -> tuple[str, tuple[Filter, ...], int]:

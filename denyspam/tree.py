@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from itertools import count
-from typing import NamedTuple
 
 from denyspam.filter import Filter
 from denyspam.pattern import Pattern, compiled
@@ -39,28 +38,22 @@ class _Node:
     following: list[_Node] = field(default_factory=list)
 
 
-class Doubts(NamedTuple):
-    """What may speak against a pattern that matched, and holes that few have; 0 for a hole it has not."""
-
-    said: int
-    stops: tuple[bytes, ...]  # where none of these follows the address, {said} ended at the only place it could,
-    word: bool  # and, with `word`, where none of them stands in it
-    ending: re.Pattern[bytes] | None  # what must stand at the line's end, over the line read backwards; if it does not:
-    rest: Callable[[], Tree]  # the patterns after this one
-    rivals: tuple[tuple[bytes, tuple[tuple[bytes, Pattern], ...]], ...]  # where the first text stands in the line:
+# What may speak against a pattern that matched, and holes that few have. Tuples, these and `Leaf`, as they are taken
+# apart for every line.
+Doubts = tuple[
+    int,  # {said}, by the number of its group; 0 for a hole it has not
+    tuple[bytes, ...],  # where none of these follows the address, {said} ended at the only place it could,
+    bool,  # and, where this holds, none of them stands in it
+    "re.Pattern[bytes] | None",  # what must stand at the line's end, over the line read backwards; if it does not:
+    "Callable[[], Tree]",  # the patterns after this one
+    "tuple[tuple[bytes, tuple[tuple[bytes, Pattern], ...]], ...]",  # where the first text stands in the line:
     # earlier ones that may fit all the same, each with a text they need
-    user: int
-    times: int
-
-
-class Leaf(NamedTuple):
-    """A pattern in the tree; its holes by the numbers of their groups, 0 where it has none."""
-
-    kind: str
-    filter: str
-    ip: int
-    id: int
-    doubts: Doubts | None  # None: there is nothing else to it
+    int,  # {user}
+    int,  # {times}
+]
+# A pattern in the tree: its kind, its filter; {ip} and {id} by the numbers of their groups, 0 where it has none; its
+# doubts, None where there is nothing else to it.
+Leaf = tuple[str, str, int, int, "Doubts | None"]
 
 
 def _literal(piece: bytes) -> bool:
@@ -153,8 +146,8 @@ class Tree:
         rest = cache(partial(Tree, self.patterns[number + 1 :], self.filters, self.stops))
         rivals = self._rivals(number)
         plain = not (said or ending or rivals or user or times)
-        doubts = None if plain else Doubts(said, stops, bool(pattern.word[0]), ending, rest, rivals, user, times)
-        found = self.leaves[group] = Leaf(pattern.kind, name, ip, queue_id, doubts)
+        doubts = None if plain else (said, stops, bool(pattern.word[0]), ending, rest, rivals, user, times)
+        found = self.leaves[group] = (pattern.kind, name, ip, queue_id, doubts)
         return found
 
     def _rivals(self, number: int) -> tuple[tuple[bytes, tuple[tuple[bytes, Pattern], ...]], ...]:
