@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from denyspam.events import CLIENT, VERDICTS, Finding
 
 ONCE = frozenset((*VERDICTS, "accept"))  # what is said of a message: told again, it is the same event
+ASKING = ONCE | {CLIENT}
 REACH = 32 << 20  # bytes
 CAPACITY = 500_000  # ids
 
 
 def asks(finding: Finding) -> bool:
     """Whether it matters whose the finding's queue id is, or was: not for an offence that names its address."""
-    return finding.address is None or finding.kind in ONCE or finding.kind == CLIENT
+    return finding[2] is None or finding[1] in ASKING
 
 
 @dataclass(slots=True, eq=False)

@@ -79,55 +79,55 @@ class Join:
         `position` is the line's place in its log as one endless stream: offsets start anew after a rotation, this
         does not.
         """
-        log = self._logs.get(finding.file)
+        time, kind, address, _, queue_id, _, file = finding[:7]
+        log = self._logs.get(file)
         if log is None:
-            log = self._logs[finding.file] = _Log()
+            log = self._logs[file] = _Log()
         log.position = position
-        time = finding.time
         if time is None:
             time = log.time
         elif time > log.time:
             log.time = time
         lapsed = self._lapse(log) if log.offences else ()
-        if finding.queue_id is None:
-            if finding.kind == CLIENT:
+        if queue_id is None:
+            if kind == CLIENT:
                 settled: Sequence[Event] = ()
             else:
-                settled = (finding,) if finding.times == 1 else _settled(finding, finding.address)
+                settled = (finding,) if finding[11] == 1 else _settled(finding, address)
         elif not asks(finding):
-            settled = _settled(finding, finding.address)
+            settled = _settled(finding, address)
             if self._waiting:
-                settled = (*self._resolve((finding.host, finding.queue_id), finding.address, time), *settled)
+                settled = (*self._resolve((finding.host, queue_id), address, time), *settled)
         else:
-            queue_id = finding.queue_id.encode()
-            if queue_id in self.hints.unread:
-                self._ask(queue_id)
+            text = queue_id.encode()
+            if text in self.hints.unread:
+                self._ask(text)
             known = self.hints.known
             if len(known) > self._sweep:
                 known.clear()
                 known.update(each[1].encode() for each in (*self._clients, *self._told, *self._waiting))
                 self._sweep = 2 * len(known) + SWEEP
-            known.add(queue_id)
-            settled = self._read(finding, finding.queue_id, time, position, log)
+            known.add(text)
+            settled = self._read(finding, queue_id, time, position, log)
         return (*lapsed, *settled) if lapsed else settled
 
     def _read(self, finding: Finding, queue_id: str, time: float, position: int, log: _Log) -> Sequence[Event]:
         key = (finding.host, queue_id)
-        if finding.kind == CLIENT:
+        kind, address = finding[1:3]
+        if kind == CLIENT:
             before = self._clients.get(key)
-            if before is not None and (before.address, before.time) != (finding.address, time):
+            if before is not None and (before[0], before[1]) != (address, time):
                 self._afresh(key)
-            self._remember(key, _Client(finding.address, time, finding.file, position))
-            return self._resolve(key, finding.address, time)
-        address = finding.address
-        if finding.kind in ONCE and self._told_before(key, finding.kind, time):
+            self._remember(key, made(_Client, (address, time, finding.file, position)))
+            return self._resolve(key, address, time)
+        if kind in ONCE and self._told_before(key, kind, time):
             return () if address is None else self._resolve(key, address, time)
         if address is not None:
             return (*self._resolve(key, address, time), *_settled(finding, address))
         client = self._clients.get(key)
         if client is not None and self._near(client, time):
             return _settled(finding, client.address)
-        return () if finding.kind in HARMLESS else self._wait(_Offence(key, time, finding), log)
+        return () if kind in HARMLESS else self._wait(_Offence(key, time, finding), log)
 
     def _ask(self, queue_id: bytes) -> None:
         """Read what was put off, as if it had been read in its place: nothing waited for it, nothing was told."""
@@ -198,7 +198,7 @@ class Join:
     def _lapse(self, log: _Log) -> list[Event]:
         """What has waited in this log for more than HOUR of its own time."""
         events: list[Event] = []
-        while log.offences and (log.offences[0].finding is None or log.time - log.offences[0].time > HOUR):
+        while log.offences and ((first := log.offences[0]).finding is None or log.time - first.time > HOUR):
             events.extend(self._give_up(log))
         return events
 

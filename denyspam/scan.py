@@ -317,22 +317,25 @@ class Scanner:
         ids = [
             data[start:at] if (start := data.rfind(b" ", at - 33 if at > 33 else 0, at) + 1) else b"" for at in places
         ]
-        asked = {finding.queue_id.encode() for finding in found if finding.queue_id is not None and asks(finding)}
-        fresh = set(ids)
-        now = fresh if hints.every else (fresh & known) | (fresh & asked)
+        asked = {finding[4].encode() for finding in found if finding[4] is not None and asks(finding)}
+        now = set(ids) if hints.every else known.intersection(ids) | asked.intersection(ids)
+        if not now:
+            hints.keep(block, ids, places)
+            return []
+        told = {finding.offset for finding in found if finding.kind == CLIENT}
         clients: list[Finding] = []
-        if now:
-            told = {finding.offset for finding in found if finding.kind == CLIENT}
-            read = 0  # up to where: a line may hold a thousand needles, and says one thing
-            for at in [at for queue_id, at in zip(ids, places, strict=True) if queue_id in now]:
-                if at >= read:
-                    client = self._client(block, at)
-                    read = (data.find(b"\n", at) + 1) or len(data)
-                    if client is not None and client.offset not in told:
-                        clients.append(client)
-            places = [at for queue_id, at in zip(ids, places, strict=True) if queue_id not in now]
-            ids = [queue_id for queue_id in ids if queue_id not in now]
-        hints.keep(block, ids, places)
+        later: tuple[list[bytes], list[int]] = [], []
+        read = 0  # up to where: a line may hold a thousand needles, and says one thing
+        for queue_id, at in zip(ids, places, strict=True):
+            if queue_id not in now:
+                later[0].append(queue_id)
+                later[1].append(at)
+            elif at >= read:
+                client = self._client(block, at)
+                read = (data.find(b"\n", at) + 1) or len(data)
+                if client is not None and client.offset not in told:
+                    clients.append(client)
+        hints.keep(block, *later)
         return clients
 
     def _client(self, block: Block, at: int) -> Finding | None:
@@ -341,7 +344,7 @@ class Scanner:
         line = block.data[start:] if stop < 0 else block.data[start:stop]
         key = block.keys.get(start, 0)
         for text, bit in self._needles.told:
-            if text in line:
+            if line.find(text) >= 0:
                 key |= bit
         finding = self._read(line, self._ways.get(key) or self._way(key), key, block.offset + start, 0, block.now)
         return finding if finding is not None and finding.kind == CLIENT else None
