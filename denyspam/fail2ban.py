@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timezone
 from ipaddress import ip_network
 from sys import version_info
@@ -45,6 +45,11 @@ DEPTH = 40  # replacements in replacements
 PATTERNS = 200  # of one filter
 WAYS = 48  # patterns that one expression may become
 PREFIX, ADDRESS = "\ue000", "\ue001"  # stand for the syslog prefix and the address while an expression is read
+# What an expression without fail2ban's prefix may begin with: anything or the host, a program's name and its number.
+OWN = re.compile(
+    r"\^?(?:\.[*+]\??|\\s[*+]|\\S\+|\\b|(?<!^)\ )*(?P<name>[A-Za-z](?:[\w/]|\\?[.-])*)"
+    r"(?:\\\[(?:\\d|\[0-9\])(?:\+|\{1,\d+\})\\\]|\(\?:\\\[(?:\\d|\[0-9\])\+\\\]\)\??):(?:\\s[+*]?| )"
+)
 USER = ("\ue002", "\ue003")
 
 IP4 = r"\d{1,3}(?:\.\d{1,3}){3}"
@@ -878,13 +883,16 @@ class _Block:
 
 def convert(found: Expressions, name: str, kind: str, source: str) -> Imported:
     """The filter file `name` whose offences are of `kind`. ImportFailed where nothing of it can be brought over."""
-    programs = _programs(found)
+    named = _named(found)
+    programs = _programs(named)
     blocks = []
-    for number, text in enumerate(found.ignored, 1):
-        blocks.append(_block(found, text, f"ignoreregex {number}", IGNORE, programs))
-    for number, text in enumerate(found.failures, 1):
+    for number, text in enumerate(named.ignored, 1):
+        blocks.append(_block(named, text, f"ignoreregex {number}", IGNORE, programs))
+    for number, text in enumerate(named.failures, 1):
         chosen = CLIENT if "<F-NOFAIL>" in text else kind
-        blocks.append(_block(found, text, f"failregex {number}", chosen, programs))
+        blocks.append(_block(named, text, f"failregex {number}", chosen, programs))
+    for block, text in zip(blocks, (*found.ignored, *found.failures), strict=True):
+        block.source = text
     if any(block.looked for block in blocks):
         for block in (block for block in blocks if block.patterns):
             block.reasons = [reason for reason in block.reasons if not reason.endswith(LOOKS)]
@@ -894,7 +902,7 @@ def convert(found: Expressions, name: str, kind: str, source: str) -> Imported:
     return Imported(name, kind, text, count, lost)
 
 
-def _block(found: Expressions, text: str, title: str, kind: str, programs: list[str], *, whole: bool = False) -> _Block:
+def _block(found: Expressions, text: str, title: str, kind: str, programs: list[str]) -> _Block:
     block = _Block(text, title)
     body = text.removeprefix("^") if text.startswith("^") else ".*" + text
     prefix = found.prefix.removeprefix("^")
@@ -993,6 +1001,18 @@ def _without_multilog(text: str, programs: list[str]) -> str:
     if found[1] not in programs:
         programs.append(found[1])
     return text[found.end() :]
+
+
+def _named(found: Expressions) -> Expressions:
+    """Where each expression begins with a program's name and number, with the syslog prefix of that program instead."""
+    heads = [OWN.match(text) for text in found.failures]
+    names = dict.fromkeys(head["name"] for head in heads if head is not None)
+    if found.prefix or not all(heads):
+        return found
+    failures, ignored = (
+        tuple(OWN.sub(f"^{PREFIX}", text, count=1) for text in texts) for texts in (found.failures, found.ignored)
+    )
+    return replace(found, failures=failures, ignored=ignored, daemon="|".join(names))
 
 
 def _programs(found: Expressions) -> list[str]:

@@ -290,3 +290,20 @@ def test_all_mail_jails_make_one_configuration() -> None:
     text = fail2ban.configuration([(each.jail, each.imported) for each in found if each.jail])
     settings = parse(text, "fail2ban.conf")
     assert [policy.name for policy in settings.policies] == names
+
+
+def test_expressions_that_name_their_program_are_of_its_lines(tmp_path: Path) -> None:
+    filter_ = tmp_path / "gate.conf"
+    filter_.write_text(
+        "[Definition]\n"
+        'failregex = gated\\[\\d+\\]: login of "[^"]*" from <HOST> failed$\n'
+        "            ^.*gated(?:\\[\\d+\\])?: refused <HOST>$\n"
+        "ignoreregex = gated\\[\\d+\\]: refused 192\\.0\\.2\\.1$\n"
+    )
+    log = tmp_path / "log"
+    head = "Mar  4 10:00:00 mx gated[7]: "
+    log.write_text(f'{head}login of "bob" from 192.0.2.7 failed\n{head}refused 192.0.2.8\n{head}refused 192.0.2.1\n')
+    (taken,) = brought([str(filter_)], str(tmp_path))
+    assert compared(taken, [str(log)], timezone.utc) == (2, [])
+    assert "program gated\n" in taken.imported.text
+    assert '# failregex 1: gated\\[\\d+\\]: login of "[^"]*" from <HOST> failed$' in taken.imported.text
