@@ -63,11 +63,13 @@ PROGRAMS = {
     "amavis": rb"amavis(?:d(?:-new)?)?\[",
     "clamav": rb"clamav-milter\[",
     "mailscanner": rb"(?i:mailscanner)\[",
-    "spamassassin": rb"(?:spamd|spamass-milter)\[",
+    "mimedefang": rb"mimedefang(?:\.pl)?\[",
+    "spamd": rb"spamd\[",
     "rspamd": rb"rspamd(?:_proxy)?\[",
-    "opendkim": rb"opendkim\[",
-    "opendmarc": rb"opendmarc\[",
     "dovecot": rb"dovecot(?:\[\d+\])?: ",
+    "cyrus": rb"cyrus[\w/-]*\[",
+    "perdition": rb"perdition[\w.]*\[",
+    "solidpop3d": rb"solid-pop3d\[",
     "courier": rb"(?:courier|imapd|pop3d|esmtpd)(?:-ssl)?(?:\[\d+\])?: ",
 }
 JOURNALS = ("/run/systemd/journal", "/var/log/journal", "/run/log/journal")  # journald is here

@@ -115,10 +115,10 @@ class Options:
             return section
         return self.sections.get(section, {}).get(name, self.sections.get("DEFAULT", {}).get(name))
 
-    def value(self, section: str, name: str, depth: int = 0) -> str | None:
+    def value(self, section: str, name: str) -> str | None:
         """The same with every %(name)s replaced."""
         text = self.get(section, name)
-        return None if text is None else self.filled(section, text, depth)
+        return None if text is None else self.filled(section, text)
 
     def filled(self, section: str, text: str, depth: int = 0) -> str:
         if depth > DEPTH:

@@ -24,7 +24,7 @@ from functools import cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from denyspam.events import HARMLESS, OFFENCES, FilterError, Policy, SettingsError
+from denyspam.events import FilterError, Policy, SettingsError
 from denyspam.filter import Filter, Sample, check
 from denyspam.pattern import (
     HOLES,
@@ -59,7 +59,6 @@ UNITS = {
 }
 UNIT = "|".join(f"(?P<{unit}>{words})" for unit, (_, words) in UNITS.items())
 TERM = rf"[0-9]{{1,9}}(?:\.[0-9]{{1,3}})? ?(?:{UNIT})(?![A-Za-z.])"
-KNOWN_KINDS = ("client", IGNORE, *OFFENCES, *HARMLESS)
 KIND = r"[a-z][a-z0-9_-]{0,31}"
 NAME = r"[a-z][a-z0-9_-]{0,63}"
 

@@ -339,11 +339,11 @@ def sentences(numbers: Mapping[str, Any]) -> Iterator[str]:
         )
     else:
         worst = numbers["kinds"][0]
-        share = round(100 * worst["bans"] / bans)
+        percent = round(100 * worst["bans"] / bans)
         what = MEANING.get(worst["kind"], f"did what the kind {worst['kind']} stands for")
         yield (
             f"{_many(numbers['addresses'], 'address was', 'addresses were')} banned {_times(bans)}; "
-            f"in {share} % of the cases because they {what}."
+            f"in {percent} % of the cases because they {what}."
         )
         again = sum(each["addresses"] for each in numbers["often"][1:])
         if again:

@@ -26,7 +26,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator
 
-from denyspam.events import ActionError, Target, address_text
+from denyspam.events import MAPPED, ActionError, Target, address_text
 
 NETLINK_SOCK_DIAG = 4
 TCPDIAG_GETSOCK, SOCK_DESTROY = 18, 21
@@ -44,7 +44,6 @@ DUMP_REQUEST = struct.Struct("=BBBB48sII")  # inet_diag_req, the first one: the 
 DESTROY_REQUEST = struct.Struct("=BBBBI48s")  # inet_diag_req_v2; the 48 bytes of both are an inet_diag_sockid
 OPERATION = struct.Struct("=BBH")  # inet_diag_bc_op
 NOBODY = bytes(48)
-MAPPED = bytes(10) + b"\xff\xff"
 
 REASONS = {
     errno.EPERM: "not permitted: it takes CAP_NET_ADMIN",

@@ -54,9 +54,7 @@ class SendersSettings:
     days: int = 3  # `accepted = 3 days in 30d -> 3x`: so many more good days than bad ones; 0: `accepted = no`
     within: int = 30  # in the last so many days
     times: int = 3  # make all limits so many times as high
-    providers: bool = (
-        True  # `notice`: a ban of a provider's host is told of and withheld; `no`: they are like all others
-    )
+    providers: bool = True  # `notice`: bans of their hosts are told of and withheld; `no`: like all others
     resolver: tuple[tuple[str, int], ...] = ()  # (address, port); none: those of /etc/resolv.conf
     patience: float = 2.0  # seconds that a ban waits for DNS at most
     unanswered: str = "ban"  # or notice: when DNS does not answer in time

@@ -183,12 +183,12 @@ class Text(Dialog):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,enter,w,question_mark", "close", show=False)]
 
-    def __init__(self, title: str, text: str, wide: bool = True) -> None:
+    def __init__(self, title: str, text: str) -> None:
         super().__init__()
-        self._title, self._text, self._wide = title, text, wide
+        self._title, self._text = title, text
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="box wide" if self._wide else "box") as box:
+        with Vertical(classes="box wide") as box:
             box.border_title, box.border_subtitle = self._title, "Esc closes"
             with VerticalScroll(can_focus=True):
                 yield Static(self._text, markup=False)
@@ -277,12 +277,10 @@ class Top(App[int]):
     Toast { background: #21303f; }
     """
 
-    def __init__(
-        self, socket: str, zone: tzinfo, peers: tuple[str, ...] = (), clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, socket: str, zone: tzinfo, peers: tuple[str, ...] = ()) -> None:
         color = not isinstance(self, PlainTop)
         super().__init__(ansi_color=not color)
-        self._socket, self._peers, self._clock = socket, peers, clock
+        self._socket, self._peers = socket, peers
         self._stopped = 0.0  # when it was paused
         self._refused: deque[float] = deque(maxlen=600)
         self._packets: tuple[float, int] | None = None
@@ -306,7 +304,7 @@ class Top(App[int]):
 
     def now(self) -> float:
         """The time that the picture is of."""
-        return self._stopped or self._clock()
+        return self._stopped or time.time()
 
     # --- the daemon -----------------------------------------------------------------------------------------------
 
@@ -413,7 +411,7 @@ class Top(App[int]):
 
     def action_pause(self) -> None:
         self.view.paused = not self.view.paused
-        self._stopped = self._clock() if self.view.paused else 0.0
+        self._stopped = time.time() if self.view.paused else 0.0
         self._wake.set()
         self.picture.show()
 
@@ -449,7 +447,7 @@ class Top(App[int]):
         if "error" in answer:
             self._say(answer["error"], bad=True)
             return
-        lines = sentences.why(answer["ok"], self.view.zone, self._clock())
+        lines = sentences.why(answer["ok"], self.view.zone, time.time())
         text = "\n".join(screen.escaped(line) for line in lines)
         self.push_screen(Text(f"why {address}", text))
 

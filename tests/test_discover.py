@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import pytest
 
 from denyspam import discover as module
 from denyspam.discover import Found, Host, Log, configuration, discover, exchangers, run_program
+from denyspam.plugins import Filters
 from denyspam.settings import parse
 from denyspam.setup import with_mode
 
@@ -447,3 +449,10 @@ def test_an_admins_configuration_is_only_watched_where_asked() -> None:
     watched = parse(with_mode(text, "watch"), "x")
     assert (watched.mode, watched.ports) == ("watch", (25,))
     assert parse(with_mode(text.partition("ports = 25\n")[2], "watch"), "x").mode == "watch"
+
+
+def test_programs_on_a_line_are_those_of_shipped_filters() -> None:
+    for name, program in module.PROGRAMS.items():
+        lines = (Path(__file__).parent.parent / "filters" / f"{name}.filter").read_bytes()
+        assert re.search(rb"^  .*[ \]]" + program, lines, re.M), f"no sample of {name} is of the program it is known by"
+    assert set(module.UNITS.values()) <= set(Filters("/nonexistent/denyspam.conf").shipped())
