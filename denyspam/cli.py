@@ -129,6 +129,7 @@ def _run(asked: argparse.Namespace) -> int:
 
     from denyspam import apart
 
+    gc.disable()  # until it is ready: what a start makes stays, and the child's goes with it
     loaded = apart.begin(asked.conf or CONF)
     sys.modules["ssl"] = None  # type: ignore[assignment]
     import asyncio  # noqa: F401 - without TLS, which nothing here speaks: OpenSSL would be 5 MB of the daemon's 40
@@ -164,12 +165,15 @@ def _run(asked: argparse.Namespace) -> int:
 def _ask(asked: argparse.Namespace, request: dict[str, Any]) -> Any:
     """The daemon's answer to one request."""
     from denyspam import control
+    from denyspam.conffile import read_settings
 
     try:
         answer = control.ask(_socket(asked), request)
     except control.Forbidden as error:
         raise Failed(str(error), FORBIDDEN) from error
     except control.Unreachable as error:
+        if asked.conf is not None or os.path.exists(CONF):
+            read_settings(asked.conf or CONF)  # what is wrong there is why none runs
         advice = "is it running? `systemctl status denyspam` tells; -c names another configuration than its own"
         raise Failed(f"{error}\n{advice}", UNAVAILABLE) from error
     if "error" in answer:
@@ -179,12 +183,12 @@ def _ask(asked: argparse.Namespace, request: dict[str, Any]) -> Any:
 
 def _socket(asked: argparse.Namespace) -> str:
     """Where the daemon listens. Without a readable configuration, at the default place."""
-    from denyspam.plugins import read_settings
+    from denyspam.conffile import read_socket
     from denyspam.settings import Settings
 
     if asked.conf is None and not os.path.exists(CONF):
         return Settings().socket
-    return read_settings(asked.conf or CONF).socket
+    return read_socket(asked.conf or CONF)
 
 
 # --- what holds -------------------------------------------------------------------------------------------------------
@@ -493,7 +497,7 @@ def _firewall(answer: dict[str, Any]) -> None:
 def _flush(asked: argparse.Namespace) -> int:
     """Through the daemon where one answers, else with our own hands."""
     from denyspam import control
-    from denyspam.plugins import read_settings
+    from denyspam.conffile import read_settings
 
     settings = read_settings(asked.conf or CONF)
     try:
@@ -762,8 +766,8 @@ def _start(root: str, program: str) -> int:
 
 def _uninstall(asked: argparse.Namespace) -> int:
     from denyspam import discover, process, setup
+    from denyspam.conffile import read_settings
     from denyspam.logfile import Unavailable
-    from denyspam.plugins import read_settings
 
     conf = os.path.join(asked.root, discover.INSTALLED.lstrip("/"))
     if asked.root == "/" and not asked.dry_run:
@@ -885,7 +889,7 @@ def _replay(asked: argparse.Namespace) -> int:
 
 def _report(asked: argparse.Namespace) -> int:
     from denyspam import report
-    from denyspam.plugins import read_settings
+    from denyspam.conffile import read_settings
     from denyspam.settings import Settings
 
     bare = asked.conf is None and not os.path.exists(CONF)

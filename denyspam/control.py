@@ -8,7 +8,6 @@ the oldest of the large ones: whoever holds connections open or fills them keeps
 
 from __future__ import annotations
 
-import asyncio
 import grp
 import json
 import math
@@ -19,9 +18,12 @@ import stat
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from denyspam.sockets import clear
+
+if TYPE_CHECKING:  # who merely asks needs it not, and should be quick
+    import asyncio
 
 REQUEST = 16 << 20  # bytes: a batch of 500,000 addresses
 ITEMS = 1_000_000  # commas and opening brackets of a request: 16 MB of `{},` would become 340 MB of objects
@@ -75,6 +77,8 @@ class Server:
 
     async def start(self) -> None:
         """Raises OSError."""
+        import asyncio
+
         os.makedirs(os.path.dirname(self._path), mode=0o755, exist_ok=True)
         clear(self._path)
         mask = os.umask(0o177)  # never open to all, not even for a moment
@@ -94,6 +98,8 @@ class Server:
                 os.unlink(self._path)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        import asyncio
+
         self._peers[writer] = 0
         if len(self._peers) > CONNECTIONS:
             self._let_go(next(iter(self._peers)))
@@ -118,6 +124,8 @@ class Server:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str) -> bytes | None:
         """As it is sent: its objects, ten times as large, are gone while it waits to be read."""
+        import asyncio
+
         try:
             line = await asyncio.wait_for(self._request(reader, writer), SECONDS)
             if sum(map(line.count, (b",", b"[", b"{"))) > ITEMS:
@@ -205,6 +213,8 @@ def ask(path: str, request: dict[str, Any], seconds: float = 60.0) -> dict[str, 
 
 async def inquire(path: str, request: dict[str, Any], seconds: float = 60.0) -> dict[str, Any]:
     """ask(), for those who have something else to do meanwhile. Raises Unreachable, Forbidden."""
+    import asyncio
+
     writer = None
     try:
         opening = asyncio.open_unix_connection(path, limit=LONGEST)

@@ -8,7 +8,6 @@ from datetime import tzinfo
 from ipaddress import ip_address, ip_network
 from zoneinfo import ZoneInfo
 
-import ifaddr
 import tzlocal
 
 from denyspam.events import Network
@@ -19,6 +18,8 @@ GENERATIONS = 64  # of parents asked
 
 def own_addresses() -> frozenset[Network]:
     """The addresses of every interface of this network namespace, each alone (not its network)."""
+    import ifaddr
+
     found = set()
     for adapter in ifaddr.get_adapters():
         for ip in adapter.ips:

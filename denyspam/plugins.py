@@ -15,11 +15,12 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files as resources
 from typing import Any, Protocol
 
+from denyspam.conffile import read_settings
 from denyspam.events import ActionError, Ban, FilterError, Held, SettingsError, Target
 from denyspam.filter import Filter
 from denyspam.grammar import parse_filter
 from denyspam.senders import Providers, parse_providers
-from denyspam.settings import Settings, parse
+from denyspam.settings import Settings
 
 FILTERS = "/etc/denyspam/filters"
 LARGEST = 1_000_000  # bytes of a filter file; the shipped ones have some tens of thousands
@@ -126,21 +127,6 @@ def _parse(path: str) -> Filter:
     if len(data) > LARGEST:
         raise FilterError(f"this is larger than {LARGEST:,} bytes, which no filter is", path)
     return parse_filter(text, path)
-
-
-def read_settings(conf: str) -> Settings:
-    """What the configuration file says. SettingsError for what is wrong with it."""
-    try:
-        with open(conf, "rb") as file:
-            data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise SettingsError(f"this is larger than {LARGEST:,} bytes, which no configuration is", conf)
-        return parse(data.decode("utf-8"), conf)
-    except OSError as error:
-        advice = "; `denyspam setup` writes one, -c names another" if isinstance(error, FileNotFoundError) else ""
-        raise SettingsError(f"the configuration cannot be read: {error.strerror}{advice}", conf) from error
-    except UnicodeDecodeError:
-        raise SettingsError("the configuration is no text in UTF-8", conf) from None
 
 
 def load(conf: str, *, thorough: bool = False) -> tuple[Settings, dict[str, list[Filter]]]:

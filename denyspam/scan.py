@@ -67,16 +67,19 @@ def needles(patterns: Sequence[Pattern], dull: Sequence[Sample]) -> tuple[bytes,
         rare = [texts for texts, count in counts.items() if count == rarest]
         waiting.append((rare, pattern.needles, b"\n".join(text for texts in pattern.needles for text in texts)))
     chosen: set[bytes] = set()
+    served = Counter(texts for rare, _, _ in waiting for texts in rare)
+    ranks = {texts: (_shortest(texts), texts) for texts in served}
     while waiting:
-        served = Counter(texts for rare, _, _ in waiting for texts in rare)
-        best = max(served.items(), key=lambda each: (each[1], _shortest(each[0]), each[0]))
-        chosen.update(best[0])
-        waiting = [
-            each
-            for each in waiting
-            if not any(needle in each[2] for needle in best[0])  # most of them, and soon told
-            or not any(_served(texts, best[0], chosen) for texts in each[1])
-        ]
+        best = max(ranks, key=lambda texts: (served[texts], ranks[texts]))
+        chosen.update(best)
+        left = []
+        for each in waiting:
+            held = any([needle in each[2] for needle in best])  # noqa: C419 - most hold none: soon told, by a list
+            if held and any(_served(texts, best, chosen) for texts in each[1]):
+                served.subtract(each[0])
+            else:
+                left.append(each)
+        waiting = left
     return tuple(sorted(one for one in chosen if not any(other in one for other in chosen - {one})))
 
 

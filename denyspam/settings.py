@@ -14,11 +14,12 @@ import zoneinfo
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from denyspam.events import HARMLESS, OFFENCES, Network, Policy, SettingsError
-from denyspam.grammar import parse_duration, parse_policy
-from denyspam.policy import Judge
+
+if TYPE_CHECKING:  # a command that asks the daemon reads no policy, and should answer at once
+    from denyspam.policy import Judge
 
 QUOTE = 100  # characters of the admin's text in a message
 SOCKET = 107  # bytes of a unix socket's path: sun_path of unix(7) without its end
@@ -118,6 +119,8 @@ class Settings:
 
     def judge(self, own: Iterable[Network]) -> Judge:
         """Who decides by these settings, live and in replay alike; `own` are the host's own addresses."""
+        from denyspam.policy import Judge
+
         return Judge(
             self.policies,
             ports=self.ports,
@@ -159,6 +162,8 @@ class _Value:
 
 def parse(text: str, file: str) -> Settings:
     """The settings in `text`; `file` is its name in messages. Raises SettingsError."""
+    from denyspam.grammar import parse_policy
+
     sections = _sections(text, file)
     last = max(1, len(text.splitlines()))
     lines = {f"{name}.{key}": value.line for name, (_, keys) in sections.items() for key, value in keys.items()}
@@ -196,6 +201,12 @@ def parse(text: str, file: str) -> Settings:
     return replace(
         settings, logs=logs, policies=parsed, senders=senders, fuse=fuse, notify=_notify(sections.get("notify"), file)
     )
+
+
+def parse_socket(text: str, file: str) -> str:
+    """Of the settings in `text`, where the daemon listens. Raises SettingsError."""
+    _, daemon = _sections(text, file).get("daemon", (1, {}))
+    return _socket(daemon["socket"]) if "socket" in daemon else Settings().socket
 
 
 def _optional(
@@ -454,6 +465,8 @@ def _networks(value: _Value) -> tuple[Network, ...]:
 
 
 def _duration(value: _Value) -> float:
+    from denyspam.grammar import parse_duration
+
     try:
         return parse_duration(value.text)
     except ValueError as error:
