@@ -308,6 +308,9 @@ class Daemon:
                 elif state == "pending":
                     self.pending.add(target)
                     self._unconfirmed.add(target)
+        # With a note, that of why, it was withheld.
+        decided = [(number, ban) for ban, _, _, number, _ in rows if not ban.note and ban.target not in self.withheld]
+        self.notifier.recall(decided, self.ledger.kept("told"), self.ledger.newest, self.started)
         self._expire()
         self._release_spared("never banned by the configuration as it is now")
 
@@ -531,7 +534,7 @@ class Daemon:
         self.enforcer.ban(fresh)
         self._arm()
         tell(said)
-        self.notifier.banned(new, now)
+        self.notifier.banned(new, now, self.ledger.newest)
 
     def _withhold(self, ban: Ban, held: Ban, reason: str | None, said: list[str]) -> None:
         """Write a ban down that is not carried out, or not yet (None)."""

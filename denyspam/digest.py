@@ -53,6 +53,7 @@ class Digest:
         self.ended = 0.0
         self.count = 0  # bans
         self.withheld = 0
+        self.row = 0  # the newest of the ledger when the last of these bans was told of
         self.lost = 0  # alarms' changes that were left out
         self._rules: Counter[str] = Counter()
         self._addresses: dict[str, Address] = {}
@@ -88,6 +89,7 @@ class Digest:
         self.ended = max(self.ended, older.ended)
         self.count += older.count
         self.withheld += older.withheld
+        self.row = max(self.row, older.row)
         self.lost += older.lost
         self._rules.update(older._rules)
         self._changes[:0] = older._changes

@@ -180,6 +180,11 @@ class Ledger:
         """The number from which on bans were noted and are not in the file yet."""
         return self._bans[0][0][0] if self._bans else self._next
 
+    @property
+    def newest(self) -> int:
+        """The number of the last ban that was decided."""
+        return self._next - 1
+
     def copy(self, path: str) -> None:
         """Take over, in memory, what a file holds that can be read but not opened, as on a read-only file system.
         Raises OSError, sqlite3.Error."""

@@ -149,6 +149,7 @@ class Monitor:
         }
         self._keep = now + KEEP
         self._turn = 0
+        self._told = ""
         self._exporter: Exporter | None = None
         self._retry = 0.0
         self._starting: asyncio.Task[None] | None = None
@@ -183,6 +184,10 @@ class Monitor:
             say(change)
             daemon.notifier.changed(change, now)
         daemon.notifier.tick(now, self.alarms)
+        told = daemon.notifier.told()
+        if told != self._told:
+            self._told = told
+            daemon.ledger.keep("told", told)
 
     def _look(self, now: float) -> None:
         """At the samples, each log first in its turn, for as long as the loop can spare."""

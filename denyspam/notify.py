@@ -16,7 +16,9 @@ webhook: an HTTP POST of JSON; no redirect is followed, no proxy asked, certific
 the status is read. Its path is taken for a secret: no message of ours shows more than the host.
 command: run with its arguments, never a shell, JSON on its standard input.
 
-Not kept: what waits when the process ends. The log has it, and it is said.
+What waits when the process ends, however it does: its bans are told after the next start, from the ledger, which knows
+the newest that all channels have told (`told`, written within two seconds of a delivery: one message comes twice where
+the end is in these). An alarm begins anew there, if it is still one; what else waited is in the log.
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ class Channel:
         self.kind, self.place = kind, place
         self.waiting = Digest()
         self.sent = self.failed = 0
+        self.told: int | None = None  # the newest row of the ledger that is; None: not looked up yet
         self.fault: str | None = None
         self.send = send
         self.going: Digest | None = None  # with its thread
@@ -111,6 +114,8 @@ class Channel:
         if fault is None:
             self.sent += 1
             self.fault, self._wait = None, FIRST
+            if digest is not None:
+                self.told = max(self.told or 0, digest.row)
             return
         self.failed += 1
         self.fault = fault
@@ -137,6 +142,7 @@ class Notifier:
         self._settings = NotifySettings()
         self._mode = ""
         self._reasons: Mapping[str, str] = {}
+        self._began = False
         self.channels: dict[tuple[str, str], Channel] = {}
 
     def configure(self, settings: NotifySettings | None, mode: str, reasons: Mapping[str, str]) -> None:
@@ -150,13 +156,29 @@ class Notifier:
             channel.send = send
             self.channels[kind, place] = channel
 
-    def banned(self, bans: Sequence[Ban], now: float) -> None:
-        """New bans, in force."""
+    def recall(self, rows: Sequence[tuple[int, Ban]], kept: str | None, newest: int, now: float) -> None:
+        """A run begins with these rows of the ledger, of which `newest` is the last: what the process before this one
+        had not told, by its `told`, is news. A reload has no news."""
+        told = int(kept) if kept and kept.isdigit() and not self._began else newest
+        self._began = True
+        for channel in self.channels.values():
+            channel.told = told if channel.told is None else channel.told
+        self.banned([ban for number, ban in rows if number > told], now, newest)
+
+    def told(self) -> str:
+        """The newest row of the ledger that every channel has told; "" where bans are not told."""
+        if not self.channels or "bans" not in self._settings.about:
+            return ""
+        return str(min(channel.told or 0 for channel in self.channels.values()))
+
+    def banned(self, bans: Sequence[Ban], now: float, row: int = 0) -> None:
+        """New bans, in force; `row` is the newest of the ledger by now."""
         if self.channels and "bans" in self._settings.about:
             told = [ban for ban in bans if ban.rule not in UNTOLD]
             if told:
                 for channel in self.channels.values():
                     channel.waiting.bans(told, self._reasons, now)
+                    channel.waiting.row = max(channel.waiting.row, row)
 
     def withheld(self, count: int, now: float) -> None:
         """Bans that were decided and are not carried out."""
@@ -182,7 +204,7 @@ class Notifier:
         for channel in self.channels.values():
             for digest in (channel.going, channel.waiting):
                 if digest:
-                    log.info("not told any more by %s: %s", channel.name, digest.subject("this host"))
+                    log.info("not told before the end by %s: %s", channel.name, digest.subject("this host"))
 
     def status(self) -> list[dict[str, Any]]:
         return [channel.status() for channel in self.channels.values()]

@@ -9,12 +9,13 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from ipaddress import ip_network
@@ -608,6 +609,43 @@ def test_a_daemon_tells_new_bans_once_and_restored_ones_never(tmp_path: Path, ne
         assert daemon.ask("replay", str(daemon.log)).returncode == 0
         time.sleep(1.5)  # longer than `every`: a third one would be here
         assert len(messages(file)) == 2
+
+
+@pytest.mark.root
+def test_what_a_killed_daemon_had_not_told_is_told_after_the_next_start(tmp_path: Path, network: Network) -> None:
+    program, file = teller(tmp_path)
+    said = program.read_text()
+    program.write_text("#!/bin/sh\nexit 1\n")  # nobody is told
+    with live(tmp_path, network.server) as daemon:
+        daemon.configure()
+        daemon.start()
+        daemon.write(viruses(CLIENTS4[0], 5))
+        until(lambda: daemon.held() == {CLIENTS4[0]}, "a ban while nobody is to be told")
+        daemon.stop()
+        with daemon.conf.open("a") as conf:
+            conf.write(f"[notify]\ncommand = {program}\nevery = 1s\n")
+        daemon.start()
+        daemon.write(viruses(CLIENTS4[1], 5))
+        until(lambda: daemon.status()["notify"][0]["failed"], "a message that is not delivered")
+        daemon.ask("ban", "198.51.100.7")
+        daemon.stop(signal.SIGKILL)
+        program.write_text(said)
+        daemon.start()
+        until(lambda: messages(file), "the message")
+        until(lambda: told_up_to(daemon) == "3", "that it is written down")
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+        until(lambda: not daemon.status()["notify"][0]["waiting"], "nothing to tell")
+        daemon.write(viruses(CLIENTS4[2], 5))
+        until(lambda: len(messages(file)) > 1, "the next message")
+        (message, another) = messages(file)
+        assert [each["address"] for each in another["addresses"]] == [CLIENTS4[2]]
+        assert [each["address"] for each in message["addresses"]] == [CLIENTS4[1]]
+
+
+def told_up_to(daemon: Live) -> Any:
+    with closing(sqlite3.connect(daemon.folder / "state/ledger.db")) as ledger:
+        return (ledger.execute("SELECT value FROM facts WHERE name = 'told'").fetchone() or [None])[0]
 
 
 def reloaded(daemon: Live) -> None:
