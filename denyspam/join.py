@@ -93,7 +93,7 @@ class Join:
             if kind == CLIENT:
                 settled: Sequence[Event] = ()
             else:
-                settled = (finding,) if finding[11] == 1 else _settled(finding, address)
+                settled = (finding,) if finding.times == 1 else _settled(finding, address)
         elif not asks(finding):
             settled = _settled(finding, address)
             if self._waiting:

@@ -288,9 +288,13 @@ def test_events_are_printed_as_json_prints_them(event: Event) -> None:
 
 def test_without_orjson_the_same_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [bytes(range(start, start + 32)).replace(b"\x7f", b"") for start in range(0, 256, 32)]
-    fast = [cli._quoted_text.__wrapped__()(text) for text in texts]
+    said = [
+        {"file": "a\udcff"},
+        *({"time": 1.25, "line": 3, "text": text.decode("utf-8", "replace")} for text in texts),
+    ]
+    fast = [*map(cli._dumps.__wrapped__(), said)]
     monkeypatch.setitem(sys.modules, "orjson", None)
-    assert fast == [cli._quoted_text.__wrapped__()(text) for text in texts]
+    assert fast == [*map(cli._dumps.__wrapped__(), said)]
 
 
 # --- manners
