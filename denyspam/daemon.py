@@ -1,9 +1,10 @@
 """daemon: logs in, bans out, for as long as the host runs. Edge; the only module that knows all the others.
 
 One thread (the asyncio loop) reads, decides and writes the ledger; the firewall has a thread of its own (enforce).
-A start, and a reload is one too, goes: what the ledger knows and what the kernel holds -> bans that the kernel lacks ->
+A start goes: what the ledger knows and what the kernel holds -> bans that the kernel lacks ->
 the logs re-read up to the last position, counting without deciding -> the logs from there on, deciding -> elements
-that nobody knows dropped (or adopted, with a new ledger) -> ready.
+that nobody knows dropped (or adopted, with a new ledger) -> ready. A reload is a start too, but its run is given a
+memory of the logs that has read them already, while this one went on deciding (memory.py).
 
 A decision is written as pending, with the positions it followed from, before the firewall is told.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
-import heapq
 import logging
 import sqlite3
 import time
@@ -31,16 +31,15 @@ from denyspam import show, supervisor
 from denyspam.answers import FORCED, MANUAL, Answers
 from denyspam.apart import Loaded
 from denyspam.control import Server, obstacle
-from denyspam.copies import Copies
 from denyspam.drift import Drift
 from denyspam.enforce import Enforcer
-from denyspam.events import Ban, Event, Finding, Held, SettingsError, Target
+from denyspam.events import Ban, Event, Held, SettingsError, Target
 from denyspam.guard import FUSED, LATE, Guard, Verdict
 from denyspam.host import own_addresses
-from denyspam.join import HOUR, Join
 from denyspam.ledger import MEMORY, Ledger
-from denyspam.logfile import NOTHING, LogFile, Logs, Unavailable
-from denyspam.monitor import Monitor
+from denyspam.logfile import NOTHING, Unavailable
+from denyspam.memory import NEAR, SLICE, Memory
+from denyspam.monitor import Monitor, give_back
 from denyspam.notify import Notifier, unusable
 from denyspam.plugins import load, load_action, load_providers
 from denyspam.recent import Recent
@@ -52,11 +51,11 @@ from denyspam.watch import Watch
 
 log = logging.getLogger("denyspam")
 
-SLICE = 0.02  # seconds of reading before the loop may do something else, such as read a quieter log
 PIECE = 65_536  # bytes of a log read at once: some 5 ms of a hostile log
 FLOOD = 4 * PIECE  # and of one that we are behind with: fewer and larger transactions
 DRIFT = 2.0  # seconds the kernel's time left may differ from ours before it is set anew
 RETRY = 0.9  # seconds between two tries to write a ledger that fails: below a tick, so that each one tries
+ROUNDS = 10  # in which an heir reads what has come meanwhile, each time less
 RELOADS = 1.0  # seconds between two reloads: a storm of SIGHUPs is one, and one more for what came meanwhile
 TOLD = 500  # decisions in one write to the log
 made = tuple.__new__
@@ -81,6 +80,7 @@ class Daemon:
         notifier: Notifier,
         flush: bool = False,
         streams: dict[str, Source] | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.conf = conf
         self.flush = flush  # empty the kernel's sets at a stop
@@ -89,6 +89,9 @@ class Daemon:
         self.streams = {} if streams is None else streams
         self.ledger = ledger
         self.next: Loaded = loaded
+        self.heir: Memory | None = None  # what the next run is given
+        self._coming: Memory | None = None  # that, while it is made, and then
+        self._preparing: asyncio.Task[None] | None = None
         self.ready = False
         self.started = time.time()
         self.counts: Counter[tuple[str, str]] = Counter()  # (kind, filter) -> events
@@ -109,18 +112,18 @@ class Daemon:
         self._own = own_addresses()
         self._skew = time.time() - time.monotonic()
         settings = self.settings
-        self.judge = settings.judge(self._own)
-        self.copies = Copies()
-        self.join = Join()
+        self._memory = memory or Memory(loaded, self._own, ledger, self.started, self.streams)
+        self._memory.loaded = loaded
+        self.judge, self.join, self.logs = self._memory.judge, self._memory.join, self._memory.logs
+        self.judge.spare(self._own)
         self.withheld: dict[
             Target, str
         ] = {}  # decided, and not carried out, with the reason; "" while that is looked for
         self.guard: Guard | None = None
         if settings.senders is not None or settings.fuse is not None:
             providers = Providers(()) if settings.senders is None else load_providers(conf)
-            self.guard = Guard(settings, providers, ledger, self.judge, self._verified)
-        hints = None if self.guard else self.join.hints  # accepted mail is looked for
-        self.logs = Logs(settings.logs, self.filters, ledger.positions(), self.started, hints, self.streams)
+            self.guard = Guard(settings, providers, ledger, self.judge, self._verified, self._memory.guard)
+        self._memory.guard = self.guard
         self.enforcer = Enforcer(
             load_action(settings),
             time.time,
@@ -172,9 +175,9 @@ class Daemon:
             held = dict(await starting)
             self._restore(held)
             self._telling = asyncio.create_task(self._tell_ready())
-            await self._recall()
-            if self._done.done():  # stopped meanwhile: nothing may be decided on counters half rebuilt
-                return await self._done
+            if not await self._memory.recall(self._done.done):
+                return await self._done  # stopped meanwhile: nothing may be decided on counters half rebuilt
+            self._memory.settle()
             watch = Watch(asyncio.get_running_loop(), (), self._wake)
             watch.follow(self.logs.paths())
             await self._catch_up()
@@ -210,9 +213,8 @@ class Daemon:
         self.ready = False
         gc.unfreeze()
         gc.enable()
-        for timer in (self._ticker, self._asked):
-            if timer is not None:
-                timer.cancel()
+        if self._ticker is not None:
+            self._ticker.cancel()
         if scheduler.running:
             scheduler.shutdown(wait=False)
         if watch is not None:
@@ -227,17 +229,20 @@ class Daemon:
             self.guard.close()
         await control.stop()
         await self.monitor.stop()
+        if self._coming is not self.heir:
+            self._abandon()
         self._save()
         why = self._done.result() if self._done.done() and self._done.exception() is None else "fault"
-        self.streams.clear()
-        if why != "stop":
-            self.streams.update(self.logs.streams())
-        for path, each in self.logs.items():
-            if path not in self.streams:
-                each.source.close()
         stopped = why == "stop"
         await self.enforcer.stop(keep=not (stopped and self.flush))
         self._commit()
+        self.streams.clear()
+        if self.heir is not None:
+            self.heir.inherit(self._memory, self.ledger)
+        elif not stopped:
+            self.streams.update(self.logs.streams())
+        self._memory.leave(self.heir, self.streams)
+        asyncio.get_running_loop().set_exception_handler(None)  # it would keep all of this run in memory
 
     def stop(self, why: str = "stop") -> None:
         if not self._done.done():
@@ -264,10 +269,18 @@ class Daemon:
 
     def _obey_hangup(self) -> None:
         self._asked, self._reloaded = None, asyncio.get_running_loop().time()
-        if self.ready:
+        if self.ready and not self._done.done():
             self.reload()
         else:
             self.hangup()
+
+    def let_go(self) -> bool:
+        """No signal is obeyed any more: a timer would keep all of this run in memory. Whether a reload is still asked
+        for, which is the next run's business then."""
+        asked = self._asked is not None
+        if self._asked is not None:
+            self._asked.cancel()
+        return asked
 
     def reload(self) -> None:
         """Take the files as they are now, or say what is wrong with them and go on as before."""
@@ -286,16 +299,85 @@ class Daemon:
         if loaded[0].state != self.settings.state:
             log.error("not reloaded: `state` is a matter of a restart")
             return
+        self._succeed(loaded)
+
+    def _succeed(self, loaded: Loaded) -> None:
+        """Go over to another configuration: at once where it makes the same of the logs, else when it has read them."""
+        if self._coming is not None and self._coming.serves(loaded):
+            self.next = loaded
+            return
+        self._abandon()
+        if self._memory.serves(loaded):
+            self._give_way(loaded, self._memory)
+            return
+        try:
+            self._coming = coming = Memory(loaded, self._own, self.ledger, time.time(), before=self._memory)
+        except Unavailable as error:
+            log.error("not reloaded, going on as before: %s", error)
+            return
+        if not coming.can_inherit(self._memory):
+            self._abandon()
+            self._give_way(loaded, None)
+            return
+        if loaded[0].senders is not None or loaded[0].fuse is not None:
+            coming.guard = Guard(loaded[0], Providers(()), self.ledger, coming.judge, lambda _: None)
         self.next = loaded
+        if self._tell(coming):
+            log.info("reading the logs again by the new configuration; until then the one before goes on")
+            coming.begin()
+            self.judge.allow((*self.settings.allow, *loaded[0].allow))  # what has been allowed does not wait
+            self._release_spared("never banned by the configuration that is coming")
+            self._preparing = asyncio.create_task(self._prepare(coming))
+            self._preparing.add_done_callback(lambda task: None if task.cancelled() else self._broke(task.exception()))
+
+    def _give_way(self, loaded: Loaded, heir: Memory | None) -> None:
+        """To the next run; without an heir it reads the logs by itself."""
+        self.next, self.heir = loaded, heir
         log.info("reloading")
         supervisor.reloading()
         self.stop("reload")
 
+    def _abandon(self) -> None:
+        """What is coming is wanted no more."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+        if self._coming is not None:
+            self._coming.leave(None, self.logs.streams())
+            self.judge.allow(self.settings.allow)
+        self._coming = self._preparing = None
+
+    def _tell(self, coming: Memory) -> bool:
+        """What was decided on the lines that it has been given. False: it cannot be told."""
+        self._save()
+        if self.ledger.waiting:
+            log.error("not reloaded, going on as before: the ledger cannot be written (%s)", self.ledger.fault)
+            self._abandon()
+            return False
+        coming.remember(self.ledger, time.time())
+        return True
+
+    async def _prepare(self, coming: Memory) -> None:
+        """Have it read up on the logs while we go on, and give way when it has."""
+        gc.disable()  # as in serve()
+        try:
+            for _ in range(ROUNDS):
+                if not await coming.recall(self._done.done):
+                    return
+                coming.settle()
+                if coming.lost or coming.left < NEAR:
+                    break
+                if not self._tell(coming):
+                    return
+        finally:
+            gc.enable()
+        if coming.lost:
+            log.warning("the logs grow faster than they can be read again beside: the next run reads them by itself")
+            self._abandon()
+        self._give_way(self.next, self._coming)
+
     def _remember(self) -> None:
         """The ledger's bans, but for those that ended since, or whose address is allowed by now."""
-        rows = self.ledger.since(min([*map(self._oldest, self.logs.values()), self.started - self.judge.memory]))
-        self.judge.remember(rows)
-        self.judge.grace(self.ledger.graces(self.started - self.judge.memory))
+        rows = self._memory.remember(self.ledger, self.started)
         active = self.judge.active
         for ban, ended, state, number, _ in rows:
             if ended is None:
@@ -331,28 +413,6 @@ class Daemon:
         }
         if spared:
             self.end(spared, "denyspam", why)
-
-    def _oldest(self, each: LogFile) -> float:
-        """The stamp from which a log is read again."""
-        return each.clock - max(policy.within for policy in self.settings.policies) - HOUR
-
-    async def _recall(self) -> None:
-        """Counters as they were at the last position, from the log and the ledger."""
-        now = self.started
-        streams = (each.history(self._oldest(each), now) for each in self.logs.values())
-        pause = time.monotonic() + SLICE
-        for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]):
-            if finding is not None:
-                for event in self._joined(finding, place):
-                    if self.guard is not None:
-                        self.guard.recall(event)
-                    self.judge.recall(event)
-            if time.monotonic() > pause:
-                await asyncio.sleep(0)
-                if self._done.done():
-                    return
-                pause = time.monotonic() + SLICE
-        self.judge.settle()
 
     def _restore(self, held: Mapping[Target, float | None]) -> int:
         """Give the kernel what it lacked when it was looked at; how many of those bans it had taken before."""
@@ -457,7 +517,7 @@ class Daemon:
             now = time.time()
             if blocks:
                 self.monitor.sees(path, blocks[-1].data, now)
-            joined = self._joined if len(self.logs) > 1 else self.join.feed
+            joined = self._memory.joined if len(self.logs) > 1 else self.join.feed
             events = [
                 event
                 for block in blocks
@@ -469,6 +529,8 @@ class Daemon:
             bans = [ban for event in events for ban in decide(event)]
             if bans:
                 self.decided(bans, now)
+            if self._coming is not None:
+                self._coming.take(path, blocks, now)
             if not each.source.behind or time.monotonic() > pause:
                 break
         if each.source.behind and self.ready:
@@ -479,12 +541,6 @@ class Daemon:
         if self.guard is not None:
             self.guard.hear(event)
         return self.judge.decide(event)
-
-    def _joined(self, finding: Finding, place: int) -> Sequence[Event]:
-        """The events that a finding completes; none where another log told the same line before."""
-        if len(self.logs) > 1 and self.copies.is_copy(finding):
-            return ()
-        return self.join.feed(finding, place)
 
     def _count(self, events: Sequence[Event]) -> None:
         if events and log.isEnabledFor(logging.DEBUG):
@@ -715,8 +771,8 @@ class Daemon:
             self.judge.spare(own)
             self._release_spared("an own address by now")
         self.monitor.minutely(time.time())
-        if not any(each.source.behind for each in self.logs.values()):
-            self.judge.tidy(time.time())
+        give_back()
+        self.judge.tidy(min(self.logs.since(time.time()), self.join.oldest))
         if self.ledger.path == MEMORY and usable_ledger(self.settings.state):
             log.warning("the ledger can be used again: reloading with it")
             self.stop("reload")
@@ -732,6 +788,9 @@ class Daemon:
             self._say_fault()
             return
         log.error("the ledger was damaged (%s): %s", why, moved(self.ledger))
+        if self._coming is not None:  # it goes by the old one's numbers
+            self._abandon()
+            self.hangup()
         unwritten = self.ledger.unwritten
         for target, (row, ban) in self._rows.items():
             if row < unwritten:
@@ -794,6 +853,7 @@ class Daemon:
         held = len(self.judge.active) - len(self.withheld)
         words = [f"holding {show.count(held, 'ban')}, reading {show.count(len(self.logs), 'log')}"]
         words += [] if self.ready else ["reading up on the logs"]
+        words += ["reading the logs again for a reload"] if self._coming is not None else []
         words += [f"NOT THERE: {path}" for path, each in self.logs.items() if not each.source.present]
         words += [f"FAULT: {fault}" for fault in (self.ledger.fault, self.enforcer.trouble) if fault]
         return "; ".join(words)

@@ -50,15 +50,16 @@ Verdict = tuple[Ban, str]  # and why it is withheld, "" where it is carried out
 
 
 class Guard:
-    """One run's. `verified` is told of bans that waited; it is called on the loop."""
+    """One run's. `verified` is told of bans that waited; it is called on the loop. `before` has heard the same."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         settings: Settings,
         providers: Providers,
         ledger: Ledger,
         judge: Judge,
         verified: Callable[[Sequence[Verdict]], None],
+        before: Guard | None = None,
     ) -> None:
         self._settings = settings.senders or SendersSettings(days=0, providers=False)
         self._fuse_settings = settings.fuse or FuseSettings(share=0.0, front=False)
@@ -69,7 +70,9 @@ class Guard:
         self._senders = Senders(self._settings.within)
         self._senders.restore(ledger.senders())
         self._front = Front()
-        self._fuse = Fuse(self._fuse_settings.share, self._fuse_settings.within)
+        self._fuse: Fuse = (
+            Fuse(self._fuse_settings.share, self._fuse_settings.within) if before is None else before._fuse
+        )
         self._dirty = False
         self._restore(ledger.facts())
         self._hours: dict[int, int] = {}  # as the ledger has them, asked for anew each hour

@@ -1,16 +1,19 @@
 """hints: lines that seem to say whose a queue id is, unread until somebody asks. Pure.
 
-A busy server tells the client of every message, and hardly one in a hundred is asked for. Of such a line no more is
-kept than its queue id and its place in the block it came with. `known` are the ids that have been asked for: their
-lines are read at once. Bounded: a block is let go when its log has gone REACH bytes further, or with it more than
-CAPACITY ids would be kept.
+A busy server tells the client of every message, and hardly one in a hundred is asked for. Such lines are kept as they
+stood, those of a block in one piece, with their queue ids; the block's other lines, nine tenths of it, go. `known` are
+the ids that have been asked for: their lines are read at once. Bounded: a block is let go when its log has gone REACH
+bytes further, or with it more than CAPACITY ids would be kept.
 """
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from denyspam.events import CLIENT, VERDICTS, Finding
 
@@ -27,9 +30,9 @@ def asks(finding: Finding) -> bool:
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """Whole lines, and the queue ids that some of them begin with."""
+    """Whole lines, and the queue ids that some of them begin with. Places in it stay what they are in a thinned one."""
 
-    data: bytes
+    data: bytes  # of a thinned one the lines that were kept, without newlines between them
     file: str
     place: int  # of the first byte in its log as one endless stream
     read: Callable[[Block, int], Finding | None]  # the client line around a byte; None where it is none after all
@@ -37,6 +40,29 @@ class Block:
     now: float
     keys: Mapping[int, int]  # where lines begin that hold needles besides those of hints, and which
     ids: Sequence[bytes] = ()
+    end: int = 0  # of all its lines, as `place`
+    starts: array[int] | None = None  # of a thinned one: where its lines began,
+    stops: array[int] | None = None  # and where they end in `data`
+
+    def line(self, at: int) -> tuple[int, bytes]:
+        """Where the line around this byte begins, and it, without its newline."""
+        if self.starts is not None and self.stops is not None:
+            number = bisect_right(self.starts, at) - 1
+            return self.starts[number], self.data[self.stops[number - 1] if number else 0 : self.stops[number]]
+        start, stop = self.data.rfind(b"\n", 0, at) + 1, self.data.find(b"\n", at)
+        return start, self.data[start:] if stop < 0 else self.data[start:stop]
+
+    def thin(self, places: Sequence[int]) -> None:
+        """Keep the lines around these places, and no others."""
+        data, keys = self.data, self.keys
+        starts = sorted({data.rfind(b"\n", 0, at) + 1 for at in places})
+        ends = [data.find(b"\n", start) for start in starts]
+        if ends[-1] < 0:
+            ends[-1] = len(data)
+        lines = [data[start:end] for start, end in zip(starts, ends, strict=True)]
+        self.data = b"".join(lines)
+        self.keys = {start: keys[start] for start in starts if start in keys} if keys else {}
+        self.starts, self.stops = array("L", starts), array("L", accumulate(map(len, lines)))
 
 
 class Hints:
@@ -62,12 +88,12 @@ class Hints:
             else:
                 unread[queue_id] = block, at
         block.ids = ids
+        block.end = block.place + len(block.data)
+        block.thin(places)
         blocks = self._blocks.setdefault(block.file, deque())
         blocks.append(block)
-        reached = block.place + len(block.data) - REACH
-        while blocks and (
-            blocks[0].place + len(blocks[0].data) < reached or len(unread) + self._count > self._capacity
-        ):
+        reached = block.end - REACH
+        while blocks and (blocks[0].end < reached or len(unread) + self._count > self._capacity):
             self._drop(blocks.popleft())
 
     def _again(self, queue_id: bytes, block: Block, at: int) -> None:

@@ -9,6 +9,7 @@ HOUR before it. A new client line for an id that has one starts the id afresh: q
 A verdict on a message (virus, spam) or its acceptance, told again for the same (host, id) within HOUR of the last
 telling, is the same event. Refused commands and recipients of one transaction are events each.
 Bounded: CLIENTS ids and WAITING offences; above that the oldest is let go (an offence then comes out without address).
+Tellings are forgotten once every log has gone HOUR beyond them (or a DAY beyond, for a log that says nothing any more).
 Events come out in the order in which they become complete.
 """
 
@@ -17,6 +18,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from math import inf
 from typing import NamedTuple
 
 from denyspam.events import CLIENT, HARMLESS, Event, Finding
@@ -24,7 +27,7 @@ from denyspam.hints import ONCE, REACH, Hints, asks
 
 made = tuple.__new__  # an event of the values of another, at a third of what _replace() takes
 
-HOUR = 3600.0  # seconds
+HOUR, DAY = 3600.0, 86_400.0  # seconds
 CLIENTS = 500_000
 WAITING = 100_000
 SWEEP = 65_536
@@ -63,7 +66,8 @@ class Join:
         self._clients: OrderedDict[tuple[str, str], _Client] = OrderedDict()  # oldest first
         self.hints = Hints()
         self._sweep = SWEEP  # known ids above which the forgotten ones go
-        self._told: OrderedDict[tuple[str, str, str], float] = OrderedDict()  # (host, id, kind) -> last telling
+        # (host, id, kind) -> the time of its last telling, and of the log furthest behind by then
+        self._told: OrderedDict[tuple[str, str, str], tuple[float, float]] = OrderedDict()
         self._waiting: dict[tuple[str, str], list[_Offence]] = {}
         self._count = 0  # offences in _waiting
         self._logs: dict[str, _Log] = {}
@@ -72,6 +76,12 @@ class Join:
     def waiting(self) -> int:
         """Offences whose client is not known yet."""
         return self._count
+
+    @property
+    def oldest(self) -> float:
+        """The time of the oldest offence that waits; infinite for none."""
+        firsts = (next((each for each in log.offences if each.finding), None) for log in self._logs.values())
+        return min((first.time for first in firsts if first is not None), default=inf)
 
     def feed(self, finding: Finding, position: int) -> Sequence[Event]:
         """The events that this finding completes.
@@ -167,10 +177,19 @@ class Join:
             self._told.pop((*key, kind), None)
 
     def _told_before(self, key: tuple[str, str], kind: str, time: float) -> bool:
-        last = self._told.pop((*key, kind), None)
-        self._told[key[0], key[1], kind] = time
-        if len(self._told) > self._bounds[0]:
-            self._told.popitem(last=False)
+        told = self._told
+        newest = max(log.time for log in self._logs.values())
+        behind = min(log.time for log in self._logs.values() if log.time >= newest - DAY)
+        last, _ = told.pop((*key, kind), (None, 0.0))
+        told[key[0], key[1], kind] = time, behind
+        if len(told) > self._bounds[0]:
+            told.popitem(last=False)
+        # At most two old ones go for each new one. By the logs, not by its own time: a line with an old stamp may come
+        # late, and so may its next telling.
+        for first in [*islice(told, 2)]:
+            if told[first][1] >= behind - HOUR:
+                break
+            del told[first]
         return last is not None and abs(time - last) <= HOUR
 
     def _wait(self, offence: _Offence, log: _Log) -> list[Event]:

@@ -28,6 +28,8 @@ from denyspam.tail import Block, Identity, Position, Tail, identity_of
 log = logging.getLogger("denyspam")
 
 GONE = 60.0  # seconds after which a file that a glob found is forgotten: longer than any rotation leaves a log away
+DISORDER = 120.0  # seconds by which a line may come later than any has come lately
+DAY = 86_400.0
 NOTHING = Position(()).text()  # of a log that was looked for and was not there: all that comes is new
 
 
@@ -37,6 +39,18 @@ class Unavailable(Exception):
     def __init__(self, message: str, code: int = 69) -> None:
         super().__init__(message)
         self.code = code
+
+
+class Once:
+    """Says what an admin should know of a log, once. Apart, since a source keeps it when it goes to the next run."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def __call__(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            log.warning("%s", text)
 
 
 class LogFile:
@@ -61,9 +75,10 @@ class LogFile:
         self._stamps = Stamps(zone(settings.timezone), arrival=self._arrival)
         self.scanner = Scanner(filters, self.path, self._stamps, hints)
         self.clock = now if saved is None else saved[1]  # the newest stamp up to where the log was read
-        self._said = ""
+        self.say = Once()
         self.source = held or self._opened(None if saved is None else saved[0], now, from_start)
         self._fed = 0  # bytes of the stream, over all rotations, since the re-reading began
+        self.late = 0.0  # seconds by which its findings came after their stamps lately, at most
         self.lines = 0  # read since the start, the re-read ones too
         self.events = 0
         self.live = False  # caught up with what stood in the log at the start
@@ -111,12 +126,6 @@ class LogFile:
             **own,
         }
 
-    def say(self, text: str) -> None:
-        """What an admin should know of this log, once."""
-        if text != self._said:
-            self._said = text
-            log.warning("%s", text)
-
     def findings(self, block: Block, now: float) -> list[tuple[Finding, int]]:
         """What a block says, each with its place in the log as one endless stream."""
         now = block.arrived or now
@@ -129,6 +138,8 @@ class LogFile:
         last = self._stamps.read(block.data[block.data.rfind(b"\n", 0, -1) + 1 : -1], now)[0]
         if last is not None:
             self.clock = last
+        if self.live:
+            self.late = max(self.late, now - min([one.time for one in found if one.time is not None], default=now))
         self.moved = True
         self.lines += block.data.count(b"\n")
         return [(one, base + one.offset) for one in found]
@@ -156,7 +167,7 @@ class Logs(dict[str, LogFile]):
     """All logs by their names: those of the sections, and the files that globs found.
 
     `filters` are those of each section, `saved` the ledger's positions, `held` streams that are open already; those
-    that no section wants are closed. Raises Unavailable.
+    that no section wants are closed. `lent` are streams of a run that goes on. Raises Unavailable.
     """
 
     def __init__(  # noqa: PLR0917
@@ -167,6 +178,7 @@ class Logs(dict[str, LogFile]):
         now: float,
         hints: Hints | None,
         held: Mapping[str, Source] | None = None,
+        lent: Mapping[str, Source] | None = None,
     ) -> None:
         super().__init__()
         self._filters, self._saved, self._hints = filters, dict(saved), hints
@@ -175,7 +187,9 @@ class Logs(dict[str, LogFile]):
         self._refused: set[str] = set()  # said once
         streams = dict(held or {})
         for each in settings:
-            if each not in self._globs:
+            if each not in self._globs and lent and each.path in lent and sources.fits(lent[each.path], each):
+                self[each.path] = LogFile(each, filters[each.path], None, now, hints, lent[each.path])
+            elif each not in self._globs:
                 stream = streams.pop(each.path, None)
                 if stream is not None and not sources.fits(stream, each):
                     stream.close()
@@ -199,6 +213,16 @@ class Logs(dict[str, LogFile]):
     def streams(self) -> dict[str, Source]:
         """The open sources that cannot be read again, to be handed over to the next run."""
         return {path: each.source for path, each in self.items() if each.saved is None}
+
+    def since(self, now: float) -> float:
+        """No finding that comes from now on is older, as far as one can know; 0.0: one cannot. For every minute: how
+        late a log was is forgotten by and by."""
+        late = max((each.late for each in self.values()), default=0.0)
+        for each in self.values():
+            each.late *= 0.9
+        if any(each.source.behind for each in self.values()):  # a backlog may be of any age
+            return 0.0
+        return now - min(DAY, late) - DISORDER
 
     def ended(self) -> bool:
         """Is there nothing left to wait for?"""

@@ -163,8 +163,9 @@ class Judge:
 
     def spare(self, own: Iterable[Network]) -> None:
         """The host's own addresses, as they are now."""
+        self._own = tuple(own)
         self._spared: Ends = {}
-        for one in (*LOOPBACK, *own, *self._allow):
+        for one in (*LOOPBACK, *self._own, *self._allow):
             self._spared.setdefault((one.version, one.prefixlen), {})[_bits(one)] = inf
         # By family: how far to the right an address is moved, and what is spared then.
         self._spared_bits = {
@@ -176,6 +177,11 @@ class Judge:
         # By widths, then by address. Plain dicts, emptied when full: a botnet shows each address once, and to note and
         # forget the latest used would take longer than to make its keys.
         self._usual: dict[tuple[int | None, ...], dict[str, tuple[str, ...]]] = {}
+
+    def allow(self, networks: Iterable[Network]) -> None:
+        """In place of the allow list."""
+        self._allow = tuple(networks)
+        self.spare(self._own)
 
     def spared(self, network: Network) -> bool:
         """Whether loopback, an own address or an allowed one lies in `network`, or it in one of them."""
@@ -389,9 +395,9 @@ class Judge:
         self._forget_spans()
         return over
 
-    def tidy(self, now: float) -> int:
-        """Forget whom nothing can count any more; how many. For every minute, where all logs are read up."""
-        return sum(counter.window.tidy(now) for counter in self._all)
+    def tidy(self, since: float) -> int:
+        """Forget whom no hit from `since` on could count any more; how many. For every minute."""
+        return sum(counter.window.tidy(since) for counter in self._all)
 
     @property
     def deadline(self) -> float | None:
@@ -520,9 +526,12 @@ class Judge:
         oldest = max((grace.since for grace in graces), default=0.0) - self._keep
         kept = (grace for grace in self._graces.values() if grace.until > oldest)
         self._take_graces({grace.network: grace for grace in (*kept, *graces)})
+        self._forget_graced([grace.network for grace in graces])
+
+    def _forget_graced(self, networks: Sequence[Network]) -> None:
         prefixes = {policy.prefix for policy in self.policies if policy.prefix} | {32, 128, self._ipv6_prefix}
         windows = [counter.window for counter in self._all]
-        for network in (grace.network for grace in graces):
+        for network in networks:
             around = (network.supernet(new_prefix=n) for n in prefixes if n <= network.prefixlen)
             keys = {str(Target(each, ())) for each in around}
             if network.prefixlen < network.max_prefixlen:
@@ -559,18 +568,20 @@ class Judge:
 
     # --- after a restart: the log and the ledger instead of saved counters -------------------------------------------
 
-    def remember(self, bans: Iterable[Past]) -> None:
-        """What the ledger knows, oldest first, before the log is re-read with recall()."""
+    def remember(self, bans: Iterable[Past], graces: Iterable[Grace] = (), met: int = -1) -> None:
+        """What the ledger knows, oldest first, before the log is re-read with recall(): in place of all that was known
+        of bans and graces. Of the bans numbered up to `met` the deciding hits have been read already."""
+        self._spans, self._active, self._ends, self._over, self._unread = {}, {}, [], deque(), {}
         spans, active, ends = self._spans, self._active, self._ends
-        for ban, ended, state, _, _ in bans:  # there may be a million
+        for ban, ended, state, number, _ in bans:  # there may be a million
             target, rule, since, until, hits, evidence, note, mark = ban
             end = until if ended is None or until < ended else ended
-            strike = state not in NO_STRIKE
+            strike, waiting = state not in NO_STRIKE, number > met
             if target in spans:
-                span = self._span(ban, end, strike=strike, waiting=True)
+                span = self._span(ban, end, strike=strike, waiting=waiting)
             else:
-                span = spans[target] = _Span(since, end, strike, True, None)
-            if mark is not None:
+                span = spans[target] = _Span(since, end, strike, waiting, None)
+            if mark is not None and waiting:
                 self._unread[mark] = (*self._unread.get(mark, ()), (target, span))
             ends.append((end, target))
             if ended is None:
@@ -578,6 +589,9 @@ class Judge:
                 active[target] = ban if plain else made(Ban, (target, rule, since, until, hits, (), note, None))
         heapq.heapify(ends)
         self._port_lists.update({target[1] for target in active})
+        before = self._graces
+        self._take_graces({grace.network: grace for grace in graces})
+        self._forget_graced([network for network, grace in self._graces.items() if before.get(network) != grace])
 
     def recall(self, event: Event) -> None:
         """Count an event that was decided on before the restart: bans come from remember(), none is made here."""

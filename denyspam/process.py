@@ -20,6 +20,8 @@ from denyspam.apart import Loaded
 from denyspam.daemon import Daemon, fits
 from denyspam.ledger import MEMORY, Ledger, damaged
 from denyspam.logfile import Unavailable
+from denyspam.memory import Memory
+from denyspam.monitor import give_back
 from denyspam.notify import Notifier
 from denyspam.plugins import load_action
 from denyspam.settings import Settings
@@ -63,29 +65,38 @@ async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
     beat = None
     notifier = Notifier()
     streams: dict[str, Source] = {}  # from one run to the next
+    memory: Memory | None = None  # the same
+    asked_again = False  # for another reload, by a signal while the last one was under way
     state = loaded[0].state
     ledger = open_ledger(state)
     try:
         while True:
             try:
-                daemon = Daemon(conf, loaded, ledger, notifier, flush, streams)
+                daemon = Daemon(conf, loaded, ledger, notifier, flush, streams, memory)
+                memory = None
+                if asked_again:
+                    daemon.hangup()
                 beat = beat or loop.create_task(supervisor.beat(status))
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, stop)
                 loop.add_signal_handler(signal.SIGHUP, daemon.hangup)
                 gc.collect()  # the daemon before, a ring of objects: serve() would freeze it for good
-                why = await daemon.serve()
+                give_back()
+                try:
+                    why = await daemon.serve()
+                finally:
+                    asked_again = daemon.let_go()
             except sqlite3.Error as error:
                 if isinstance(error, sqlite3.ProgrammingError):
                     raise
-                ledger = _other_ledger(ledger, error)
+                ledger, memory = _other_ledger(ledger, error), None
                 continue
             if why == "stop" or asked.is_set():
                 end = "are in the ledger, the kernel's sets empty" if flush else "stay in the kernel until they expire"
                 notifier.leave()
                 log.info("stopped; the bans %s", end)
                 return
-            loaded = daemon.next
+            loaded, memory = daemon.next, daemon.heir
             if ledger.path == MEMORY and usable_ledger(state):
                 ledger.close()
                 ledger = open_ledger(state)

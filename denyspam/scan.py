@@ -343,8 +343,7 @@ class Scanner:
 
     def _client(self, block: Block, at: int) -> Finding | None:
         """The client line around this byte of a block."""
-        start, stop = block.data.rfind(b"\n", 0, at) + 1, block.data.find(b"\n", at)
-        line = block.data[start:] if stop < 0 else block.data[start:stop]
+        start, line = block.line(at)
         key = block.keys.get(start, 0)
         for text, bit in self._needles.told:
             if line.find(text) >= 0:

@@ -4,7 +4,7 @@ Exact: the hit times themselves, no buckets and no estimate; both ends of the wi
 (a queue id's client becomes known up to an hour after the offence) and is then inserted by its time, so times are kept
 for `within + LATE` seconds behind the key's newest one, and never fewer than the newest N.
 Bounded: above `capacity` keys the stalest are forgotten, a 64th of them at once; and whoever calls `tidy` forgets what
-is a day older than any window. In a key that never reached N hits
+no hit that may still come could count with. In a key that never reached N hits
 within M there are fewer than N hits in any M seconds, hence fewer than N * (2 + LATE / M) kept.
 A million keys of one hit take 150 MB, the keys' own texts included: a key's hits are one string of bytes.
 """
@@ -16,7 +16,6 @@ from itertools import islice
 from struct import Struct
 
 LATE = 3600.0  # seconds; the horizon of a join by queue id
-STALE = 86_400.0  # seconds; beyond LATE, since one log may be read hours behind another
 
 HIT = Struct("=dI")  # time and serial
 TIME = Struct("=d")
@@ -92,11 +91,11 @@ class Window:
         for key in list(islice(self._keys, max(1, self.capacity >> 6))):
             del self._keys[key]
 
-    def tidy(self, now: float) -> int:
-        """Forget the keys that nothing later than STALE seconds could count with any more; how many. At most a 64th of
-        the capacity at once."""
-        oldest, stale = now - self.within - STALE, []
-        for key in islice(self._keys, max(1, self.capacity >> 6)):
+    def tidy(self, since: float) -> int:
+        """Forget the keys that no hit from `since` on could count with; how many. At most a 16th of the capacity at
+        once: 20 ms."""
+        oldest, stale = since - self.within, []
+        for key in islice(self._keys, max(1, self.capacity >> 4)):
             if TIME.unpack_from(kept := self._keys[key], len(kept) - SIZE)[0] >= oldest:
                 break
             stale.append(key)

@@ -3,8 +3,8 @@
 RATE lines a second of a made-up postfix log (bench/logs.py, 30 % of the sessions hostile, with those of forge.py among
 them) are written with the stamps of now, and rotated every minute: renamed, written on for a moment, compressed one
 rotation later. Meanwhile the ruleset is flushed or the table deleted every FLUSH seconds, the configuration is reloaded
-every RELOAD seconds (every other time it is broken, and in a storm of SIGHUPs), and the control socket is filled with
-silent, long and senseless peers.
+every RELOAD seconds in a storm of SIGHUPs (with another comment, with a policy that no host ever reaches, for which the
+logs are read again, and broken), and the control socket is filled with silent, long and senseless peers.
 
 At the end, or it fails:
     same decisions     the ledger's are those of `denyspam replay` of the same lines, to the second
@@ -51,7 +51,7 @@ from bench.logs import Log
 RATE = 5000  # lines a second
 PIECE = 0.02  # seconds between two writes
 FORGED = 100  # one of so many lines is
-FLUSH, RELOAD, SAMPLE = 20.0, 240.0, 5.0  # seconds
+FLUSH, RELOAD, SAMPLE = 20.0, 45.0, 5.0  # seconds
 PATIENCE = 600.0  # seconds; a loaded machine's backlog
 GROWTH, LONG = 1.10, 600.0  # shorter, the queue ids of the last 32 MB of log are still being collected
 LARGEST = 200 << 10  # KiB
@@ -62,6 +62,7 @@ reject = 10 in 2m -> ban 2m
 auth = 5 in 2m -> ban 2m
 any = 15 in 3m -> ban 4m
 """
+NEVER = "virus.never = 10000 in 2m -> ban 1m\n"
 Decision = tuple[str, str, float, float, int]
 
 
@@ -232,8 +233,15 @@ def difference(found: list[Decision], wanted: list[Decision]) -> str:
     return f"{len(found)} decisions instead of {len(wanted)}; too many {more[:3]}, missing {fewer[:3]}"
 
 
-def soak(folder: Path, network: Network, seconds: float, rotation: float, seed: int = 1) -> Outcome:
-    """The whole of it; see the module's docstring."""
+def reloaded(good: str, number: int) -> str:
+    """The configuration of the n-th reload: the same, the same, another, none."""
+    return (f"{good}# {number}\n", f"{good}# {number}\n", f"{good}{NEVER}", "[daemon")[number % 4]
+
+
+def soak(  # noqa: PLR0917
+    folder: Path, network: Network, seconds: float, rotation: float, seed: int = 1, every: float = RELOAD
+) -> Outcome:
+    """The whole of it; see the module's docstring. `every`: seconds between two reloads."""
     outcome, chance = Outcome(), Random(seed)
     with live(folder, network.server) as daemon:
         daemon.configure(policy=POLICY)
@@ -245,7 +253,7 @@ def soak(folder: Path, network: Network, seconds: float, rotation: float, seed: 
         assert daemon.process
         began = time.monotonic()
         writer.start()
-        flush, reload, take = began + FLUSH / 2, began + min(RELOAD, seconds / 3), began + SAMPLE
+        flush, reload, take = began + FLUSH / 2, began + min(every, seconds / 6), began + SAMPLE
         reloads = 0
         while (now := time.monotonic()) < began + seconds and daemon.process.poll() is None:
             if now > flush:
@@ -254,9 +262,9 @@ def soak(folder: Path, network: Network, seconds: float, rotation: float, seed: 
                 subprocess.run([*network.server.prefix, "nft", harm], check=False, capture_output=True)
                 threading.Thread(target=bother, args=(folder / "sock", Random(reloads))).start()
             if now > reload:
-                reload = now + min(RELOAD, seconds / 3)
+                reload = now + min(every, seconds / 6)
                 reloads += 1
-                daemon.conf.write_text(f"{good}# {reloads}\n" if reloads % 2 else "[daemon")
+                daemon.conf.write_text(reloaded(good, reloads))
                 for _ in range(100):
                     daemon.process.send_signal(signal.SIGHUP)
             if now > take:
@@ -329,14 +337,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--reload", type=float, default=RELOAD, help="seconds between two reloads (%(default).0f)")
     parser.add_argument("--keep", action="store_true", help="do not remove the folder of logs at the end")
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="denyspam-soak-"))
     lives.PATIENCE = PATIENCE
     with Network(ports=()) as network:
-        outcome = soak(folder, network, asked.minutes * 60, min(60.0, asked.minutes * 6), asked.seed)
+        outcome = soak(folder, network, asked.minutes * 60, min(60.0, asked.minutes * 6), asked.seed, asked.reload)
     outcome.print()
-    print((folder / "stderr").read_text().count("\n"), "lines of its own log")
+    said = (folder / "stderr").read_text()
+    print(f"{said.count(': ready:') - 1} reloads, {said.count(chr(10))} lines of its own log")
     if asked.keep:
         print(f"kept: {folder}")
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -130,6 +132,28 @@ def test_memory_is_that_of_one_reach() -> None:
     for number in range(1000):
         join.feed(finding(CLIENT, number, "192.0.2.1", f"C{number}"), number * (REACH // 10))
     assert len(join._clients) == 11
+
+
+def test_tellings_are_forgotten_when_every_log_has_gone_beyond() -> None:
+    join = Join()
+    for number in range(10_000):
+        join.feed(finding("virus", number, "192.0.2.1", f"C{number}"), number)
+    assert len(join._told) == HOUR + 1
+    join.feed(finding("virus", 20_000, "192.0.2.1", "D0", file="other.log"), 0)
+    assert join.feed(finding("virus", 10_000, "192.0.2.1", "C9999"), 10_000) == ()  # the log behind tells it again
+    for number in range(10):
+        join.feed(finding("virus", 200_000, "192.0.2.1", f"E{number}", file="other.log"), 1)  # the first one is over
+    assert len(join._told) == HOUR + 1 + 10 - 20
+
+
+def test_the_oldest_that_waits() -> None:
+    join = Join()
+    assert join.oldest == inf
+    for time, queue_id in ((7, "A"), (5, "B"), (6, "C")):
+        join.feed(finding("reject", time, None, queue_id), 0)
+    assert join.oldest == 7  # by the order of the lines
+    join.feed(finding(CLIENT, 8, "192.0.2.1", "A"), 0)
+    assert join.oldest == 5
 
 
 def test_a_line_without_a_time_is_joined_too() -> None:
