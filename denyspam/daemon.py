@@ -660,7 +660,7 @@ class Daemon:
 
     def _sentence(self, ban: Ban, more: str = "", verb: str = "banned") -> str:
         reason = self._reasons.get(ban.rule, ban.rule)
-        why = _why(reason, ban.until - ban.since, frozenset([event.filter for event in ban.evidence]))
+        why = _why(reason, ban.until - ban.since, frozenset([event[3] for event in ban.evidence]))
         note = f" [{ban.note}]" if ban.note else ""
         return f"{verb} {ban.target.name} {why}{note}{more}"
 

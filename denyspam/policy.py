@@ -79,6 +79,7 @@ class _Plan(NamedTuple):
 
     ports: tuple[int, ...]
     widths: tuple[int | None, ...]  # that it is counted under, each once
+    usual: dict[str, tuple[str, ...]]  # address -> its keys under these, without a grace
     counters: tuple[tuple[int, Policy, Window], ...]  # in the order written; which of `widths` is theirs
 
 
@@ -139,6 +140,9 @@ class Judge:
         self._allow = tuple(allow)
         self._graces: dict[Network, Grace] = {}
         self._grace_ends: Ends = {}
+        # By widths, then by address. Plain dicts, emptied when full: a botnet shows each address once, and to note and
+        # forget the latest used would take longer than to make its keys.
+        self._usual: dict[tuple[int | None, ...], dict[str, tuple[str, ...]]] = {}
         self.spare(own)
         self._all = [_Counter(policy, Window(policy.hits, policy.within, capacity)) for policy in self.policies]
         self._plans: dict[str, list[_Plan]] = {kind: [] for kind in HARMLESS}
@@ -174,9 +178,8 @@ class Judge:
             ]
             for version, most in ((4, 32), (6, 128))
         }
-        # By widths, then by address. Plain dicts, emptied when full: a botnet shows each address once, and to note and
-        # forget the latest used would take longer than to make its keys.
-        self._usual: dict[tuple[int | None, ...], dict[str, tuple[str, ...]]] = {}
+        for usual in self._usual.values():
+            usual.clear()
 
     def allow(self, networks: Iterable[Network]) -> None:
         """In place of the allow list."""
@@ -219,17 +222,17 @@ class Judge:
         for each, counters in ports.items():
             widths = tuple(dict.fromkeys(counter.policy.prefix for counter in counters))
             numbered = tuple((widths.index(policy.prefix), policy, window) for policy, window in counters)
-            plans.append(_Plan(each, widths, numbered))
+            plans.append(_Plan(each, widths, self._usual.setdefault(widths, {}), numbered))
         self._plans[kind] = plans
         return plans
 
     def _keys(self, address: str, widths: tuple[int | None, ...], time: float) -> Sequence[str]:
         """The address's key for each width; none where it is spared (and then it is under every width)."""
-        usual = self._usual.get(widths)
-        keys = None if usual is None else usual.get(address)
+        usual = self._usual[widths]
+        keys = usual.get(address)
         if keys is None:
-            if usual is None or len(usual) >= USUAL:
-                usual = self._usual[widths] = {}
+            if len(usual) >= USUAL:
+                usual.clear()
             keys = usual[address] = self._usual_keys(address, widths)
         if self._grace_ends:
             if self._graced(address, time):
@@ -271,8 +274,10 @@ class Judge:
         if time is None or address is None:
             return bans
         plans = self._plans.get(kind)
-        for ports, widths, counters in self._plan(kind) if plans is None else plans:
-            keys = self._keys(address, widths, time)
+        for ports, widths, usual, counters in self._plan(kind) if plans is None else plans:
+            keys: Sequence[str] | None = usual.get(address)
+            if keys is None or self._grace_ends:
+                keys = self._keys(address, widths, time)
             if not keys:
                 break
             if self._banned(keys, ports, time):
@@ -305,7 +310,7 @@ class Judge:
         if time is None or address is None:
             return found
         plans = self._plans.get(kind)
-        for ports, widths, counters in self._plan(kind) if plans is None else plans:
+        for ports, widths, _, counters in self._plan(kind) if plans is None else plans:
             keys = self._keys(address, widths, time)
             if keys and not self._banned(keys, ports, time):
                 found += [policy for _, policy, _ in counters]
@@ -330,8 +335,8 @@ class Judge:
             strikes = sum(span.strike and span.since >= since for span in self._known(target))
             duration = min(duration * 2.0 ** min(strikes, 64), policy.ceiling)
         ring, newest = self._ring, self._serial
-        found = [ring[serial % RING] for serial in serials[-EVIDENCE:] if newest - serial & SERIALS < RING]
-        evidence = tuple([one for one in found if one is not None])
+        kept = [serial % RING for serial in serials[-EVIDENCE:] if newest - serial & SERIALS < RING]
+        evidence = tuple([one for at in kept if (one := ring[at]) is not None])
         mark = (event.file, event.offset)
         return made(Ban, (target, policy.name, time, time + duration, len(serials), evidence, "", mark))
 
@@ -370,7 +375,9 @@ class Judge:
         replaced = Release(target, "replaced") if target in self._active else None
         if target in self._spans:
             self._end(target, ban.since, strike=False)
-        self._span(ban, ban.until, strike=True)
+            self._span(ban, ban.until, strike=True)
+        else:
+            self._spans[target] = _Span(ban.since, ban.until, True, False, None)
         self._forget(target)
         self._activate(ban)
         return replaced
@@ -604,7 +611,7 @@ class Judge:
             if span.since == time:
                 self._apply(target, span)
         plans = self._plans.get(event.kind)
-        for ports, widths, counters in self._plan(event.kind) if plans is None else plans:
+        for ports, widths, _, counters in self._plan(event.kind) if plans is None else plans:
             keys = self._keys(event.address, widths, time)
             for key in keys:
                 for span in list(self._known((key, ports))):

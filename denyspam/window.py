@@ -20,6 +20,7 @@ LATE = 3600.0  # seconds; the horizon of a join by queue id
 HIT = Struct("=dI")  # time and serial
 TIME = Struct("=d")
 SIZE = HIT.size
+FEW = 1000  # hits whose serials are taken out in one step: what knows how takes some tens of bytes for each
 
 
 class Window:
@@ -33,6 +34,7 @@ class Window:
         self.within = within
         self.capacity = capacity
         self._bytes = hits * SIZE
+        self._serials = Struct("=" + "8xI" * hits).unpack if hits <= FEW else _serials
         # Key -> hits by time; the least recently hit key first. A plain dict, whose keys come anew with each hit: an
         # OrderedDict takes half as much memory again.
         self._keys: dict[str, bytes] = {}
@@ -58,7 +60,7 @@ class Window:
         if last < 0:
             return ()
         if time - TIME.unpack_from(kept, last)[0] <= self.within:
-            return _serials(kept[last:])
+            return self._serials(kept[last:])
         if last:
             self._keys[key] = self._recent(kept)
         return ()
@@ -75,7 +77,7 @@ class Window:
         for last in range(min(at + span, len(kept) - SIZE), max(at, span) - SIZE, -SIZE):
             first = last - span
             if TIME.unpack_from(kept, last)[0] - TIME.unpack_from(kept, first)[0] <= self.within:
-                return _serials(kept[first : last + SIZE])
+                return self._serials(kept[first : last + SIZE])
         return ()
 
     def _recent(self, kept: bytes) -> bytes:
