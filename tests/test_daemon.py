@@ -209,6 +209,20 @@ def test_a_bad_reload_changes_nothing_and_a_good_one_keeps_the_counts(daemon: Li
     assert ban["until"] - ban["since"] == 7200
 
 
+def test_commands_answer_though_an_edit_has_broken_the_configuration(daemon: Live) -> None:
+    daemon.start()
+    daemon.write(viruses(SENDER, 5))
+    until(lambda: daemon.status()["active"] == 1, "the ban")
+    daemon.configure(policy="virus = five in 15m -> ban 1h\n")
+    assert daemon.ask("check").returncode == 78
+    assert daemon.banned() == [SENDER]
+    assert daemon.ask("status").returncode == 0
+    daemon.stop()
+    told = daemon.ask("list")
+    assert told.returncode == 78, "no daemon answers, and this is why"
+    assert "five" in told.stderr
+
+
 def test_refused_starts(daemon: Live, network: Network) -> None:
     assert daemon.ask("list").returncode == 69
     daemon.start()
