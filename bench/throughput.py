@@ -134,7 +134,7 @@ def per_count(lines: int, rounds: int, folder: Path) -> dict[str, Any]:
     return found
 
 
-def ratio(server: str, folder: Path, enough: float = float("inf"), rounds: int = ROUNDS) -> float:
+def ratio(server: str, folder: Path, enough: float = float("inf"), rounds: int = 6) -> float:
     """Lines a CPU second with all filters, by the reference's in the same run.
 
     Each is timed on a FEW lines and on MANY, and the difference taken: start-up, and the expressions that are compiled
