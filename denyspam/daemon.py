@@ -116,9 +116,8 @@ class Daemon:
         self._memory.loaded = loaded
         self.judge, self.join, self.logs = self._memory.judge, self._memory.join, self._memory.logs
         self.judge.spare(self._own)
-        self.withheld: dict[
-            Target, str
-        ] = {}  # decided, and not carried out, with the reason; "" while that is looked for
+        # Decided, and not carried out, with the reason; "" while that is looked for.
+        self.withheld: dict[Target, str] = {}
         self.guard: Guard | None = None
         if settings.senders is not None or settings.fuse is not None:
             providers = Providers(()) if settings.senders is None else load_providers(conf)

@@ -207,9 +207,9 @@ class Judge:
                 return True
         return False
 
-    def network(self, address: str, prefix: int | None = None) -> Network | None:
+    def network(self, address: str) -> Network | None:
         """What is counted and banned for this client; None where it is spared."""
-        name = self.key(address, prefix)
+        name = self.key(address)
         return None if name is None else ip_network(name)
 
     def _plan(self, kind: str) -> list[_Plan]:
