@@ -29,6 +29,7 @@ def begin(conf: str) -> Callable[[], Loaded]:
         return lambda: load(conf)
     if child == 0:
         try:
+            os.close(source)  # else, were the daemon killed now, the pipe would never break, and this wait for ever
             with open(sink, "wb") as pipe:
                 pickle.dump(load(conf), pipe, pickle.HIGHEST_PROTOCOL)
         finally:

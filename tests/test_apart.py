@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from live import Live, live
+from live import Live, live, until
 from netns import Network
 
 from denyspam import apart
@@ -47,6 +47,24 @@ def test_the_same_comes_back(tmp_path: Path) -> None:
         assert [pattern.pieces for pattern in one.patterns] == [pattern.pieces for pattern in other.patterns]
         endings = [(pattern.again, pattern.also) for pattern in one.patterns]
         assert len({id(each) for each, _ in endings}) == len({id(pattern.again) for pattern in other.patterns})
+
+
+def test_the_child_ends_where_the_daemon_was_killed(tmp_path: Path) -> None:
+    # What it has to say is more than a pipe holds.
+    script = "import os, sys; from denyspam import apart; apart.begin(sys.argv[1]); os.kill(os.getpid(), 9)"
+    with (tmp_path / "said").open("wb") as said:
+        begun = subprocess.Popen([sys.executable, "-c", script, written(tmp_path)], stdout=said, start_new_session=True)
+        assert begun.wait() == -signal.SIGKILL
+    until(lambda: not alive(begun.pid), "the end of the child")
+
+
+def alive(group: int) -> bool:
+    """Whether a process of this group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_what_is_wrong_is_told(tmp_path: Path) -> None:
