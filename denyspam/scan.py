@@ -18,9 +18,10 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from itertools import accumulate
 from operator import itemgetter
+from weakref import WeakValueDictionary
 
 from denyspam.events import CLIENT, HARMLESS, Finding
 from denyspam.filter import NO_QUEUE, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
@@ -166,7 +167,15 @@ def _met(demand: tuple[int, ...], key: int) -> bool:
     return not demand or any(mask & key == mask for mask in demand)
 
 
-_needles_of = lru_cache(maxsize=64)(_Needles)  # a daemon has many logs with the same filters
+# A daemon has many logs with the same filters. Weak: a reload brings others, and those before took 20 MB.
+_shared: WeakValueDictionary[tuple[tuple[Filter, ...], bool], _Needles] = WeakValueDictionary()
+
+
+def _needles_of(filters: tuple[Filter, ...], *, brief: bool) -> _Needles:
+    found = _shared.get((filters, brief))
+    if found is None:
+        found = _shared[filters, brief] = _Needles(filters, brief=brief)
+    return found
 
 
 def _demands(patterns: Sequence[Pattern], texts: Sequence[bytes]) -> dict[int, tuple[tuple[int, ...], ...]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import timezone
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from denyspam import scan
 from denyspam.filter import Filter
 from denyspam.hints import REACH, Block, Hints
 from denyspam.plugins import Filters
@@ -52,3 +54,17 @@ def test_what_nobody_asks_for_is_a_tenth_of_its_log() -> None:
     ((client, where),) = hints.take(next(iter(hints.unread)))
     assert (client.address, client.text[:20]) == ("192.0.2.0", b"2026-03-04T10:00:00Z")
     assert where == client.offset == blocks[0].place
+
+
+def test_filters_of_before_a_reload_go() -> None:
+    filters = [Filters("/nowhere").load("postfix")]
+    gc.collect()
+    before = len(scan._shared)
+    scanner = Scanner(filters, "mail.log", Stamps(timezone.utc), Hints())
+    again = Scanner(filters, "other.log", Stamps(timezone.utc), Hints())
+    scanner.feed(b"Mar  4 10:00:00 mx postfix/smtpd[1]: NOQUEUE: reject: x\n", 0, 0, 1772618400.0)
+    assert scanner._needles is again._needles
+    assert len(scan._shared) == before + 1
+    del scanner, again
+    gc.collect()
+    assert len(scan._shared) == before
