@@ -168,9 +168,9 @@ def test_without_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     data = CAPTURES[0].read_bytes()
     expected = settled([data])
     monkeypatch.setattr(scan, "hyperscan", None)
-    scan._needles_of.cache_clear()
+    scan._shared.clear()
     assert expected == settled([data])
-    scan._needles_of.cache_clear()
+    scan._shared.clear()
 
 
 def test_lines_with_ever_other_needles_make_few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
