@@ -236,11 +236,12 @@ class Enforcer:
     async def _work(self) -> None:
         while True:
             await self._wake.wait()
-            self._wake.clear()
             if self._batch is None:
+                self._wake.clear()
                 if not self._orders and not self._suspect:
                     continue
                 self._hand_over()
+            # else it was handed over before our turn, and the wake may stand for what came after it, too
             assert self._batch is not None  # noqa: S101 - for the type checker
             orders, afresh, began, done = self._batch
             try:
@@ -248,6 +249,7 @@ class Enforcer:
             except ActionError as error:
                 self._orders = {**orders, **self._orders}
                 self._suspect = self._suspect or afresh
+                self._wake.clear()  # not before the next try
                 self._refused(error)
             else:
                 if self.fault is not None:
