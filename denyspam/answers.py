@@ -6,6 +6,7 @@ may ask is root or as good as root (control): nothing that he sends may end the 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
@@ -27,6 +28,7 @@ from denyspam.snapshot import Showing, Snapshot
 log = logging.getLogger("denyspam")
 
 FORCED = "forced"  # the rule of a ban by hand that only `--force` made possible; no reload lifts it
+PATIENCE = 3.0  # seconds that a question waits for a daemon that starts or reloads
 GRACES = 10_000  # that may be in force at once
 MANUAL = 3600.0  # seconds a ban by hand lasts unless said otherwise
 LONGEST = 10 * 365 * 86_400.0  # seconds a ban by hand may last
@@ -57,9 +59,10 @@ class Answers:
     async def answer(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         """The answer to one request: {"ok": …} or {"error": sentence, "code": exit code}."""
         command = request.get("command")
+        ready = self._daemon.ready or (command != "top" and await self._soon_ready())
         if command == "status":
             return {"ok": await self.status()}
-        if not self._daemon.ready and command != "top":
+        if not ready and command != "top":
             return {"error": "denyspam is starting: it is still reading its logs", "code": 69}
         verbs: dict[Any, Callable[[dict[str, Any], str], Any]] = {
             "top": self._top,
@@ -80,6 +83,13 @@ class Answers:
             return {"error": f"{str(error)[:300]}", "code": 2}
         except sqlite3.Error as error:
             return {"error": f"the ledger cannot be read: {error}", "code": 69}
+
+    async def _soon_ready(self) -> bool:
+        """Whether it is within PATIENCE: after a reload it is."""
+        began = time.monotonic()
+        while not self._daemon.ready and time.monotonic() < began + PATIENCE:
+            await asyncio.sleep(0.02)
+        return self._daemon.ready
 
     async def _top(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         return await self._snapshot.answer(request)

@@ -66,29 +66,44 @@ def obstacle(path: str, *, written: bool = True) -> str | None:
 
 
 class Server:
-    """Answers requests with `handler(request, user)`, which returns the answer."""
+    """Answers requests with the handler of the latest start(), `handler(request, user)`, which returns the answer."""
 
-    def __init__(self, path: str, group: str | None, handler: Handler) -> None:
-        self._path = path
-        self._group = group
-        self._handler = handler
+    def __init__(self) -> None:
+        import asyncio
+
+        self._path = ""
+        self._group: str | None = None
+        self._handler: Handler | None = None
+        self._handled = asyncio.Event()  # there is one
         self._server: asyncio.Server | None = None
         self._peers: dict[asyncio.StreamWriter, int] = {}  # the oldest first: bytes kept for each
 
-    async def start(self) -> None:
-        """Raises OSError."""
+    async def start(self, path: str, group: str | None, handler: Handler) -> None:
+        """Listen, or go on listening after a pause(). Raises OSError."""
         import asyncio
 
-        os.makedirs(os.path.dirname(self._path), mode=0o755, exist_ok=True)
-        clear(self._path)
+        if (path, group) != (self._path, self._group) or not os.path.exists(path):
+            await self.stop()
+        self._handler = handler
+        self._handled.set()
+        if self._server is not None:
+            return
+        self._path, self._group = path, group
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        clear(path)
         mask = os.umask(0o177)  # never open to all, not even for a moment
         try:
-            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=SMALL, backlog=BACKLOG)
+            self._server = await asyncio.start_unix_server(self._serve, path, limit=SMALL, backlog=BACKLOG)
         finally:
             os.umask(mask)
-        if self._group is not None:
-            os.chown(self._path, -1, grp.getgrnam(self._group).gr_gid)
-            os.chmod(self._path, 0o660)
+        if group is not None:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+            os.chmod(path, 0o660)
+
+    def pause(self) -> None:
+        """Requests wait for the next start()."""
+        self._handler = None
+        self._handled.clear()
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -137,7 +152,9 @@ class Server:
             return None
         if not isinstance(request, dict):
             return _line({"error": "not a JSON object", "code": 2})
-        return _line(await self._handler(request, user))
+        while (handler := self._handler) is None:
+            await self._handled.wait()
+        return _line(await handler(request, user))
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         """The first line. ValueError where it is too long, OSError where the peer was let go."""

@@ -78,6 +78,7 @@ class Daemon:
         loaded: Loaded,
         ledger: Ledger,
         notifier: Notifier,
+        control: Server,
         flush: bool = False,
         streams: dict[str, Source] | None = None,
         memory: Memory | None = None,
@@ -88,6 +89,7 @@ class Daemon:
         # Open sources that cannot be read again: at the start those of the run before, at the end ours for the next.
         self.streams = {} if streams is None else streams
         self.ledger = ledger
+        self._control = control
         self.next: Loaded = loaded
         self.heir: Memory | None = None  # what the next run is given
         self._coming: Memory | None = None  # that, while it is made, and then
@@ -150,12 +152,11 @@ class Daemon:
         gc.disable()
         drift = self._ear()  # before the first look at the kernel, so that no change falls in between
         answers = Answers(self)
-        control = Server(settings.socket, settings.group, answers.answer)
         scheduler = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
         watch: Watch | None = None
         try:
             try:
-                await control.start()
+                await self._control.start(settings.socket, settings.group, answers.answer)
             except OSError as error:
                 raise Unavailable(f"the socket {settings.socket} cannot be made: {error.strerror or error}") from error
             await self.monitor.serve(answers.status)
@@ -197,7 +198,7 @@ class Daemon:
             log.info("ready: holding %s, reading %s, action %s", bans, logs, self._action_name())
             return await self._done
         finally:
-            await self._leave(control, scheduler, watch, drift)
+            await self._leave(scheduler, watch, drift)
 
     async def _tell_ready(self) -> None:
         """To the supervisor, once the kernel has the ledger's bans: the mail server, which is started after us, need
@@ -205,9 +206,7 @@ class Daemon:
         await self.enforcer.settled()
         supervisor.tell(READY="1", STATUS=self.status())
 
-    async def _leave(
-        self, control: Server, scheduler: AsyncIOScheduler, watch: Watch | None, drift: Drift | None
-    ) -> None:
+    async def _leave(self, scheduler: AsyncIOScheduler, watch: Watch | None, drift: Drift | None) -> None:
         """Let go of everything, in the opposite order; the bans stay in the kernel, unless it is to be flushed."""
         self.ready = False
         gc.unfreeze()
@@ -226,13 +225,15 @@ class Daemon:
             self._timer.cancel()
         if self.guard is not None:
             self.guard.close()
-        await control.stop()
+        why = self._done.result() if self._done.done() and self._done.exception() is None else "fault"
+        stopped = why == "stop"
+        self._control.pause()
+        if stopped:
+            await self._control.stop()
         await self.monitor.stop()
         if self._coming is not self.heir:
             self._abandon()
         self._save()
-        why = self._done.result() if self._done.done() and self._done.exception() is None else "fault"
-        stopped = why == "stop"
         await self.enforcer.stop(keep=not (stopped and self.flush))
         self._commit()
         self.streams.clear()

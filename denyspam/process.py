@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from denyspam import supervisor
 from denyspam.apart import Loaded
+from denyspam.control import Server
 from denyspam.daemon import Daemon, fits
 from denyspam.ledger import MEMORY, Ledger, damaged
 from denyspam.logfile import Unavailable
@@ -43,6 +44,7 @@ def run(conf: str, read: Callable[[], Loaded], *, flush: bool = False) -> None:
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be obeyed: the files are being read anyway
     gc.set_threshold(GARBAGE)
+    sys.setswitchinterval(SWITCH)
     loaded = read()
     fits(loaded[0], {})
     with locked(loaded[0].state):
@@ -50,7 +52,6 @@ def run(conf: str, read: Callable[[], Loaded], *, flush: bool = False) -> None:
 
 
 async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
-    sys.setswitchinterval(SWITCH)
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()  # to stop: also by a signal between two runs
 
@@ -64,6 +65,7 @@ async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
 
     beat = None
     notifier = Notifier()
+    control = Server()  # between two runs the questions wait
     streams: dict[str, Source] = {}  # from one run to the next
     memory: Memory | None = None  # the same
     asked_again = False  # for another reload, by a signal while the last one was under way
@@ -72,7 +74,7 @@ async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
     try:
         while True:
             try:
-                daemon = Daemon(conf, loaded, ledger, notifier, flush, streams, memory)
+                daemon = Daemon(conf, loaded, ledger, notifier, control, flush, streams, memory)
                 memory = None
                 if asked_again:
                     daemon.hangup()
@@ -102,6 +104,7 @@ async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
                 ledger = open_ledger(state)
                 ledger.lost = True
     finally:
+        await control.stop()
         ledger.close()
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,7 @@ class Live:
 
     def status(self) -> dict[str, Any]:
         """What `status --json` prints, asked here: a program of its own costs a quarter of a second each time."""
-        socket = str(self.folder / "sock")
-
-        def answer() -> Any:
-            with suppress(control.Unreachable):  # between two runs, while it reloads
-                return control.ask(socket, {"command": "status"})["ok"]
-
-        found: dict[str, Any] = until(answer, "an answer")
+        found: dict[str, Any] = control.ask(str(self.folder / "sock"), {"command": "status"})["ok"]
         return found
 
     def banned(self) -> list[str]:

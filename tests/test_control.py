@@ -25,8 +25,8 @@ def serve(path: Path, peer: Callable[[], Any], group: str | None = None) -> Any:
     """What `peer`, in a thread, makes of a server at `path`."""
 
     async def run() -> Any:
-        server = Server(str(path), group, echo)
-        await server.start()
+        server = Server()
+        await server.start(str(path), group, echo)
         try:
             return await asyncio.wait_for(asyncio.to_thread(peer), 60)
         finally:
@@ -109,15 +109,42 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> Non
     assert serve(path, lambda: ask(str(path), {}))["ok"] == {}
 
     async def two() -> None:
-        first, second = Server(str(path), None, echo), Server(str(path), None, echo)
-        await first.start()
+        first, second = Server(), Server()
+        await first.start(str(path), None, echo)
         try:
             with pytest.raises(OSError, match="another program reads there"):
-                await second.start()
+                await second.start(str(path), None, echo)
         finally:
             await first.stop()
 
     asyncio.run(two())
+
+
+def test_questions_between_two_runs_wait_for_the_second(tmp_path: Path) -> None:
+    path, other = tmp_path / "sock", tmp_path / "other"
+
+    async def second_run(request: dict[str, Any], user: str) -> dict[str, Any]:
+        return {"by": "the second"}
+
+    async def run() -> None:
+        server = Server()
+        await server.start(str(path), None, echo)
+        server.pause()
+        asked = [asyncio.create_task(asyncio.to_thread(ask, str(path), {})) for _ in range(3)]
+        done, _ = await asyncio.wait(asked, timeout=0.2)
+        assert not done
+        await server.start(str(path), None, second_run)
+        assert await asyncio.gather(*asked) == 3 * [{"by": "the second"}]
+        path.unlink()
+        await server.start(str(path), None, echo)
+        assert (await asyncio.to_thread(ask, str(path), {}))["ok"] == {}
+        await server.start(str(other), None, echo)
+        assert not path.exists()
+        assert (await asyncio.to_thread(ask, str(other), {}))["ok"] == {}
+        await server.stop()
+        assert not other.exists()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_nobody_answers(tmp_path: Path) -> None:

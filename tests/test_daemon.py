@@ -18,6 +18,8 @@ import pytest
 from live import Live, live, relay, stamp, until, virus, viruses
 from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Namespace, Network
 
+from denyspam import control
+
 SENDER, OTHER = CLIENTS4[0], CLIENTS4[1]
 
 
@@ -343,6 +345,18 @@ def test_an_old_offence_does_not_shorten_a_ban_by_hand(daemon: Live, network: Ne
     daemon.start()
     assert daemon.json("list") == before
     assert not network.connects(SERVER4, 25, SENDER)
+
+
+def test_no_question_falls_between_two_runs(daemon: Live) -> None:
+    daemon.start()
+    assert daemon.process
+    path = str(daemon.folder / "sock")
+    for number in range(1, 4):
+        daemon.process.send_signal(signal.SIGHUP)
+        while daemon.errors.read_text().count(": ready:") == number:
+            assert control.ask(path, {"command": "list"})["ok"] == []
+    assert daemon.stop() == 0
+    assert not os.path.exists(path)
 
 
 def test_a_reload_that_this_host_cannot_follow(daemon: Live) -> None:

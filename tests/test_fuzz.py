@@ -255,8 +255,8 @@ def test_the_control_protocol(said: list[bytes]) -> None:
         return {"ok": request}
 
     async def talk(path: str) -> None:
-        server = control.Server(path, None, answer)
-        await server.start()
+        server = control.Server()
+        await server.start(path, None, answer)
         try:
             for words in (*said, b'{"command": "status"}'):
                 reader, writer = await asyncio.open_unix_connection(path)
