@@ -109,6 +109,7 @@ class Enforcer:
         self._looked = (-LONGEST_WAIT, 0.0)  # when the last look began, and how long it took
         self.looked = (0.0, 0.0)  # between when, by `clock`, the firewall held what start() or `mended` told
         self._ending: set[Target] | None = set() if end_sessions else None  # None: it is not wanted or cannot be done
+        self._ender: asyncio.Task[None] | None = None
         self._enders = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sessions")
 
     async def start(self) -> list[Held]:
@@ -209,6 +210,9 @@ class Enforcer:
             self._wake.set()
             await self.settled()
             self._task.cancel()
+        if self._ender is not None:
+            await asyncio.wait([self._ender], timeout=PATIENCE)
+            self._ender.cancel()  # it would ask a thread that is gone
         try:
             await self._ask(lambda: self._action.stop(keep))
         except ActionError as error:
@@ -307,12 +311,17 @@ class Enforcer:
         """The banned clients' open sessions; those of bans that come while some are being ended follow together."""
         if self._ending is None or not bans:
             return
-        idle = not self._ending
         self._ending.update(ban.target for ban in bans)
-        if idle:
-            asyncio.get_running_loop().create_task(self._ender())
+        if self._ender is None or self._ender.done():
+            self._ender = asyncio.get_running_loop().create_task(self._end())
 
-    async def _ender(self) -> None:
+    async def _end(self) -> None:
+        try:
+            await self._end_all()
+        except Exception as error:
+            self._broke(error)
+
+    async def _end_all(self) -> None:
         while self._ending:
             targets = list(self._ending)
             try:

@@ -9,6 +9,9 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import ip_network
 
+import pytest
+
+from denyspam import sessions
 from denyspam.enforce import Enforcer
 from denyspam.events import ActionError, Ban, Held, Target
 
@@ -51,13 +54,17 @@ class Remembering:
         pass
 
 
-def with_enforcer(action: Remembering, course: Callable[[Enforcer], Awaitable[None]]) -> list[Ban]:
+def with_enforcer(
+    action: Remembering, course: Callable[[Enforcer], Awaitable[None]], *, end_sessions: bool = False
+) -> list[Ban]:
     """Runs `course`; the bans that were confirmed."""
     confirmed: list[Ban] = []
     broken: list[BaseException] = []
 
     async def run() -> None:
-        enforcer = Enforcer(action, lambda: 0.0, confirmed.extend, lambda held: None, broken.append)
+        enforcer = Enforcer(
+            action, lambda: 0.0, confirmed.extend, lambda held: None, broken.append, end_sessions=end_sessions
+        )
         await enforcer.start()
         await asyncio.sleep(0)  # so that its task waits
         await asyncio.wait_for(course(enforcer), 60)
@@ -136,3 +143,25 @@ def test_a_refusal_is_tried_again_later_with_all_that_came_since() -> None:
 
     assert sorted(with_enforcer(action, course)) == [ban(1), ban(2), ban(3)]
     assert (action.batches, action.starts) == ([3], 2)
+
+
+def test_sessions_that_are_being_ended_at_a_stop_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those of the bans that came meanwhile, before the threads go."""
+    ended: list[Target] = []
+    begun = threading.Event()
+
+    def slowly(targets: Iterable[Target]) -> int:
+        begun.set()
+        threading.Event().wait(0.3)
+        ended.extend(targets)
+        return 1
+
+    monkeypatch.setattr(sessions, "close", slowly)
+
+    async def course(enforcer: Enforcer) -> None:
+        enforcer.ban([ban(1)])
+        await asyncio.to_thread(begun.wait)
+        enforcer.ban([ban(2)])
+
+    with_enforcer(Remembering(), course, end_sessions=True)
+    assert ended == [ban(1).target, ban(2).target]
