@@ -472,16 +472,16 @@ class Daemon:
             each.live = True
 
     def _reconcile(self, held: Mapping[Target, float | None]) -> None:
-        """What the kernel held and nobody knows of: dropped, or adopted where the ledger is new."""
+        """What the kernel held and nobody knows of: dropped, or adopted where the ledger may not have been told."""
         now = time.time()
         active = self.judge.active
         unknown = held.keys() - active.keys()
-        lost = self.ledger.lost
+        untold = "is new" if self.ledger.lost else "cannot be written" if self.ledger.fault is not None else ""
         self.ledger.settle()
         if not unknown:
             self._commit()
             return
-        if lost:
+        if untold:
             adopted = [
                 Ban(target, "adopted", now, now + (MANUAL if left is None else left), 0)
                 for target, left in held.items()
@@ -490,7 +490,7 @@ class Daemon:
             for ban in adopted:
                 self.judge.hold(ban)
                 self._rows[ban.target] = _Open(self.ledger.decide(ban, "active"), self.judge.active[ban.target])
-            log.warning("the ledger is new: adopted %s that the kernel holds", show.count(len(adopted), "ban"))
+            log.warning("the ledger %s: adopted %s that the kernel holds", untold, show.count(len(adopted), "ban"))
         else:
             self.enforcer.release(unknown)
             log.info("dropped %s of the kernel's that no ban stands for", show.count(len(unknown), "element"))

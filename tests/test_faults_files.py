@@ -330,6 +330,8 @@ def test_a_disk_that_becomes_read_only(mounted: tuple[Live, Mounts]) -> None:
     assert daemon.ask("ban", THIRD).returncode == 0
     daemon.stop()
     daemon.start()
+    assert daemon.status()["active"] == 3
+    until(lambda: daemon.status()["firewall"]["waiting"] == 0, "what is to be dropped")
     assert daemon.held() == {SENDER, OTHER, THIRD}
     assert daemon.stop() == 0
     mounts.check("umount", str(state))

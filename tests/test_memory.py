@@ -228,10 +228,14 @@ def test_a_reload_is_overtaken_by_the_next(busy: Live) -> None:
     """Changed again while the logs are read: the newest alone; broken: as if not asked; changed back: at once."""
     old = busy.conf.read_text()
     fds = Path(f"/proc/{busy.status()['pid']}/fd")
+    assert busy.process
     reload(busy, old.replace("10.0.0.0/8", "10.0.0.0/8, 203.0.113.1"), AGAIN)
     reload(busy, "[daemon", REFUSED)
     reload(busy, old.replace("virus = 5", "virus = 2"), AGAIN, 2)
-    reload(busy, f"{old}# as it was\n", READY, 2)
+    # `mode` alone is changed: nothing that the memory is made of.
+    busy.conf.write_text(old.replace("mode = watch", "mode = enforce\naction = dryrun"))
+    busy.process.send_signal(signal.SIGHUP)
+    until(lambda: busy.status()["mode"] == "enforce", "the last of them")
     busy.write([*viruses("198.51.100.1", 4), *viruses("198.51.100.2", 5), *viruses("203.0.113.1", 5)])
     until(lambda: len(busy.banned()) == 2, "bans by the first policy")
     assert sorted(busy.banned()) == ["198.51.100.2", "203.0.113.1"]
