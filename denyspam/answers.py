@@ -59,10 +59,10 @@ class Answers:
     async def answer(self, request: dict[str, Any], user: str) -> dict[str, Any]:
         """The answer to one request: {"ok": …} or {"error": sentence, "code": exit code}."""
         command = request.get("command")
-        ready = self._daemon.ready or (command != "top" and await self._soon_ready())
+        ready = command == "top" or await self._soon_ready()
         if command == "status":
             return {"ok": await self.status()}
-        if not ready and command != "top":
+        if not ready:
             return {"error": "denyspam is starting: it is still reading its logs", "code": 69}
         verbs: dict[Any, Callable[[dict[str, Any], str], Any]] = {
             "top": self._top,

@@ -121,7 +121,7 @@ class Daemon:
         # Decided, and not carried out, with the reason; "" while that is looked for.
         self.withheld: dict[Target, str] = {}
         self.guard: Guard | None = None
-        if settings.senders is not None or settings.fuse is not None:
+        if settings.guarded:
             providers = Providers(()) if settings.senders is None else load_providers(conf)
             self.guard = Guard(settings, providers, ledger, self.judge, self._verified, self._memory.guard)
         self._memory.guard = self.guard
@@ -319,7 +319,7 @@ class Daemon:
             self._abandon()
             self._give_way(loaded, None)
             return
-        if loaded[0].senders is not None or loaded[0].fuse is not None:
+        if loaded[0].guarded:
             coming.guard = Guard(loaded[0], Providers(()), self.ledger, coming.judge, lambda _: None)
         self.next = loaded
         if self._tell(coming):

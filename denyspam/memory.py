@@ -25,7 +25,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import chain, islice
 
 from denyspam import sources
 from denyspam.apart import Loaded
@@ -65,13 +65,12 @@ class Memory:
         self.copies = Copies()
         self.join = Join()
         self.guard: Guard | None = None  # hears what is read again
-        hears = settings.senders is not None or settings.fuse is not None  # accepted mail is looked for
         saved = ledger.positions()
         lent: dict[str, Source] = {}
         if before is not None:
             saved.update({path: (each.saved, each.clock) for path, each in before.logs.items() if each.saved})
             lent = before.logs.streams()
-        hints = None if hears else self.join.hints
+        hints = None if settings.guarded else self.join.hints
         self.logs: Logs = Logs(settings.logs, filters, saved, now, hints, streams, lent)
         self._shared = set() if before is None else self.logs.keys() & before.logs.keys()
         self._now = now
@@ -111,8 +110,7 @@ class Memory:
         """Find where in the logs to begin, while they are where they are: a stream keeps but the newest it said."""
         streams = (each.history(self._oldest(each), self._now) for each in self.logs.values())
         merged = heapq.merge(*streams, key=lambda one: one[0])
-        first = next(merged, None)
-        self._again = iter(()) if first is None else _followed(first, merged)
+        self._again = chain([*islice(merged, 1)], merged)
 
     async def recall(self, over: Callable[[], bool]) -> bool:
         """Count what is to be read again, by slices, until it is `over`: then False."""
@@ -196,11 +194,6 @@ class Memory:
         for path, each in self.logs.items():
             if path not in kept and id(each.source) not in inherited:
                 each.source.close()
-
-
-def _followed(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
 
 
 def made_of(loaded: Loaded) -> object:

@@ -136,7 +136,7 @@ class Known:
         self.missing = 0
         self.withheld = 0
         self.path = os.path.join(settings.state, "ledger.db")
-        self.wanted = settings.senders is not None or settings.fuse is not None
+        self.wanted = settings.guarded
         rows = verdicts(self.path) if self.wanted else None
         self.ledger = rows is not None
         for network, since, kind, verdict in rows or ():

@@ -117,6 +117,11 @@ class Settings:
     file: str = ""
     lines: Mapping[str, int] = field(default_factory=dict)  # "daemon.action", "policy.relay": where they stand
 
+    @property
+    def guarded(self) -> bool:
+        """Whether accepted mail is looked for: senders one must not lose, or a fuse."""
+        return self.senders is not None or self.fuse is not None
+
     def judge(self, own: Iterable[Network]) -> Judge:
         """Who decides by these settings, live and in replay alike; `own` are the host's own addresses."""
         from denyspam.policy import Judge
