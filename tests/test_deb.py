@@ -74,10 +74,7 @@ subprocess.run(["journalctl", "--sync"], check=True)  # until journald has taken
 EOF
 """
 # Of a program that no filter knows: new-filter has something to draft from.
-STRANGE = "".join(
-    f"Nov 21 10:00:0{number} mx haraka[7]: rejected connection from 203.0.113.{number}: no such user\n"
-    for number in range(5)
-)
+STRANGE = "".join(f"Nov 21 10:00:0{number} mx haraka[7]: login failed from 203.0.113.{number}\n" for number in range(5))
 HOOK = """
 import http.server, ssl
 class Hook(http.server.BaseHTTPRequestHandler):
