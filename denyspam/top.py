@@ -282,6 +282,7 @@ class Top(App[int]):
         super().__init__(ansi_color=not color)
         self._socket, self._peers = socket, peers
         self._stopped = 0.0  # when it was paused
+        self._asleep = False  # stopped by its own hand, which puts the screen back itself
         self._refused: deque[float] = deque(maxlen=600)
         self._packets: tuple[float, int] | None = None
         self._wake = asyncio.Event()
@@ -299,8 +300,25 @@ class Top(App[int]):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self.exit, 0)
+        loop.add_signal_handler(signal.SIGTSTP, self.action_suspend_process)
+        loop.add_signal_handler(signal.SIGCONT, self._continued)
         self.run_worker(self._poll(), exclusive=True)
         self.picture.focus()
+
+    def action_suspend_process(self) -> None:
+        self._asleep = True
+        with self.suspend():
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _continued(self) -> None:
+        """After SIGSTOP from elsewhere the terminal may be a shell's by now, so it is taken anew. Textual's own handler
+        would leave the reader of keys alone and start a second: each then waits for keys that the other took, and the
+        end waits for both."""
+        if self._asleep:
+            self._asleep = False
+        else:
+            with self.suspend():
+                pass
 
     def now(self) -> float:
         """The time that the picture is of."""

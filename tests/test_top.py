@@ -491,6 +491,31 @@ def test_a_screen_that_is_stopped_holds_up_nobody(daemon: Live) -> None:
         peer.close()
 
 
+def test_stopped_and_continued_in_every_way(daemon: Live) -> None:
+    """Ctrl-Z, SIGTSTP and SIGSTOP leave and take the terminal; the keys are read by one reader after each."""
+    with terminal(daemon.command("top")) as screen:
+        screen.until("1 hold")
+        pid = child(screen.process.pid)
+        before = threads(pid)
+        for how in ("\x1a", signal.SIGTSTP, signal.SIGSTOP, signal.SIGSTOP, "\x1a"):
+            if isinstance(how, str):
+                os.write(screen.handle, how.encode())
+            else:
+                os.kill(pid, how)
+            until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "it is stopped")
+            screen.read()
+            screen.text = ""
+            os.kill(pid, signal.SIGCONT)
+            screen.until("1 hold")
+            until(lambda: screen.read() and threads(pid) == before, "one reader")
+        os.write(screen.handle, b"q")
+        assert screen.wait() == 0
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
 def test_import_is_left_to_those_who_ask() -> None:
     script = (
         "import sys, denyspam.cli; print(*(name for name in sys.modules if name in ('textual', 'rich', 'starlette')))"
