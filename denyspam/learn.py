@@ -49,7 +49,9 @@ TOKEN = re.compile(
     rb"|(?P<spaced>(?<!\S)(?:unknown|[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){1,8})(?= \[[0-9A-Fa-f:.]{3,45}\]))"
     rb"|(?P<bracket>\[(?:[Ii][Pp]v6:)?(?P<inner>\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{2,44})\])"
     rb"(?P<port>:\d{1,5}(?!\d))?"
-    rb"|(?P<bare>(?<![0-9A-Za-z.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{0,4}){2,7})(?![0-9A-Za-z:]|\.\d))"
+    rb"|(?P<bare>(?<![0-9A-Za-z.:])(?:(?:::[Ff]{4}:)?\d{1,3}(?:\.\d{1,3}){3}(?![0-9A-Za-z]|\.\d|:[0-9A-Fa-f]*:)"
+    rb"|[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{0,4}){1,6}:[0-9A-Fa-f]{0,4}(?<!(?<!:):)(?![0-9A-Za-z]|:[0-9A-Fa-f:]|\.\d)))"
+    rb"(?P<its_port>:\d{1,5}(?![0-9A-Za-z:]))?"
     rb"|(?P<id>^(?:NOQUEUE|(?=[A-Za-z]*\d)(?:[0-9A-F]{8,15}|[0-9A-Za-z]{12,20})"
     rb"|[0-9A-Za-z]{6}-[0-9A-Za-z]{6,11}-[0-9A-Za-z]{2,4})(?=:? ))"
     rb"|(?P<dsn>(?<![0-9A-Za-z.])[245]\.\d{1,3}\.\d{1,3}(?![0-9A-Za-z.]))"
@@ -183,13 +185,14 @@ def _pieces(body: bytes) -> list[bytes]:
     for token in TOKEN.finditer(body):
         if token.end() == token.start():
             continue
-        name = "bracket" if token["bracket"] else "labelled" if token["labelled"] else token.lastgroup or ""
+        name = next((each for each in ("bracket", "labelled", "bare") if token[each]), token.lastgroup or "")
         pieces: list[bytes]
         if name == "bracket":
             pieces = [b"[", once("ip", b"{word}"), b"]"] if canonical(token["inner"]) else [b"[", b"{word}", b"]"]
             pieces += [b":", b"{port}"] if token["port"] else []
         elif name == "bare":
             pieces = [once("ip", b"{word}") if canonical(token["bare"]) else b"{word}"]
+            pieces += [b":", b"{port}"] if token["its_port"] else []
         elif name == "id":
             pieces = [once("id", b"{word}")]
         elif name == "labelled":

@@ -42,6 +42,10 @@ def group(*bodies: str) -> Group:
         ("session 5f1c2d3e: RCPT <a@b.example> refused", "session {id}: RCPT {<rcpt>} refused"),
         ("conn=7f0a91 from mail.shop.example [192.0.2.7]", "conn={id} from {name} [{ip}]"),
         ("session closed from unknown [192.0.2.7]", "session closed from {name} [{ip}]"),
+        ("client 192.0.2.7: relaying denied", "client {ip}: relaying denied"),
+        ("client 2001:db8::7: relaying denied", "client {ip}: relaying denied"),
+        ("host 192.0.2.7:2525 refused", "host {ip}:{port} refused"),
+        ("at 12:30:11 from ::ffff:192.0.2.7 no", "at {word} from {ip} no"),
         ("release 1.2.3.4.5 of [999.1.1.1]", "release {word} of [{word}]"),
     ],
 )
