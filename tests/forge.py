@@ -187,6 +187,7 @@ def sendmail(chance: random.Random, number: int) -> Case:
             f"host7.example {bracket}",
             f"host7.example {bracket} (may be forged)",
             f"IDENT:u@host7.example {bracket}",
+            f"u.192.0.2.66@{bracket}",
         )
     )
     queue = f"62{number:012d}"

@@ -118,7 +118,12 @@ def test_exim(name: str, ip: str, helo: str, sender: str, text: str) -> None:
 def test_sendmail(ip: str, sender: str, recipient: str, user: str) -> None:
     mta = f"{STAMP}sm-mta[1]: {QUEUE}: "
     printed = f"[IPv6:{ip}]" if ":" in ip else f"[{ip}]"
-    for relay in (printed, f"host7.example {printed}", f"host7.example {printed} (may be forged)"):
+    for relay in (
+        printed,
+        f"host7.example {printed}",
+        f"host7.example {printed} (may be forged)",
+        f"x-1.2.3.4@{printed}",
+    ):
         end = f", relay={relay}"
         refused = f"reject=550 5.7.1 <{recipient}>... Relaying denied"
         leads_to(f"{mta}ruleset=check_rcpt, arg1=<{recipient}>{end}, {refused}", ip)
