@@ -533,6 +533,16 @@ def _socketless(path: str) -> tuple[str, str] | None:
     return None if reason is None else ("socket", f"the socket {path[:100]} cannot be made: {reason}")
 
 
+def _warn(report: dict[str, Any], filters: Iterable[Filter]) -> None:
+    """What may be unsafe in filters, to people and as `warnings` of the report."""
+    from denyspam.filter import doubts
+
+    for each in filters:
+        for warning in doubts(each):
+            print(warning, file=sys.stderr)
+            report.setdefault("warnings", []).append(warning)
+
+
 def _check(asked: argparse.Namespace) -> int:
     from denyspam import notify
     from denyspam.plugins import Filters, load, load_action, load_providers, providers_file
@@ -548,6 +558,7 @@ def _check(asked: argparse.Namespace) -> int:
                 found = filters.load(name)
             except LookupError as error:
                 raise Failed(str(error.args[0]), CONFIG) from None
+            _warn(report, [found])
             report["filters"][name] = {"patterns": len(found.patterns), "samples": len(found.samples)}
             patterns, samples = show.count(len(found.patterns), "pattern"), show.count(len(found.samples), "sample")
             said.append(f"{found.file}: {patterns}, {samples}: ok")
@@ -561,6 +572,7 @@ def _check(asked: argparse.Namespace) -> int:
             raise SettingsError(lacking[1], settings.file, line)
     for note in filter(None, (*usable(settings), notify.exposed(settings.notify, settings.file))):
         print(f"denyspam: note: {note}", file=sys.stderr)
+    _warn(report, dict.fromkeys(one for each in logs.values() for one in each))
     for path, each in logs.items():
         report["logs"][path] = [one.name for one in each]
         said.append(f"{path}: filters {', '.join(report['logs'][path])}")

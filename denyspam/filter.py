@@ -23,7 +23,7 @@ from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_pton
 
 from denyspam.events import CLIENT, HARMLESS, MAPPED, FilterError, address_text
-from denyspam.pattern import IGNORE, Pattern, told
+from denyspam.pattern import IGNORE, Pattern, told, worded
 from denyspam.stamp import Stamps
 from denyspam.ways import choices
 
@@ -312,6 +312,16 @@ def check(found: Filter) -> None:
             found.patterns[-1].line,
             1,
         )
+
+
+def doubts(found: Filter) -> list[str]:
+    """What may be unsafe in a filter that passes `check`, a sentence each: `FILE:LINE: warning: …`. See `worded`."""
+    return [
+        f"{found.file}:{pattern.line}: warning: what follows `{word}` is most often the client's own text; where it is,"
+        f" he can write another address into {{{hole}}} before {{ip}}, since free text follows: write {{said}} for it"
+        for pattern in found.patterns
+        for hole, word in worded(pattern)
+    ]
 
 
 def _expected(sample: Sample) -> str:

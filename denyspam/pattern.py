@@ -27,7 +27,8 @@ What a stranger could forge is refused when the pattern is compiled, with the re
   or {<doubled>} among the words must be a whole one there: it must be a field that the server never cuts. {said} used
   again is the same text.
 
-Limits: it cannot know which fields a server takes from the client unchanged. Never name such a field {word} or {name}.
+Limits: it cannot know which fields a server takes from the client unchanged. Never name such a field {word} or {name}:
+`worded` finds those of which the words before them say so.
 {times} is the N of one line that tells of N events; the client must not be able to write it.
 Cost: linear in the line; no repetition inside a repetition except in {<rcpt>}, whose branches start differently.
 """
@@ -473,6 +474,52 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
             "{said} needs a literal after it that ends it: write the text the server prints there",
             leaves[said][0].column,
         )
+
+
+# What stands before a field that a client words, in the logs of mail and login servers; `for` and `as` also stand
+# before a host's name. `from`, `name` and `id` are not among them: most often the server's.
+CLIENTS_WORDS = frozenset(
+    ("user", "users", "username", "userid", "login", "account", "acct", "mailbox", "authid", "sasl_username", "ruser")
+    + ("helo", "ehlo", "sender", "recipient", "rcpt", "mailfrom", "subject", "message-id", "msgid", "command", "cmd")
+    + ("agent", "useragent", "user-agent", "attempt")
+)
+BEFORE_HOSTS = frozenset(("for", "as"))
+_LAST_WORD = re.compile(rb"([A-Za-z][A-Za-z_-]*)[^0-9A-Za-z]*\Z")
+
+
+def worded(pattern: Pattern) -> list[tuple[str, str]]:
+    """The holes by which a client could write another address, as far as words tell: [(hole, the word before it)].
+
+    He can where he words a typed hole before an {ip} that is read from the line's start, and free text stands behind:
+    in `failed for user {word} from {ip}: {*}` the user `x from 192.0.2.7:` is somebody else's address. Without free text
+    behind, what he wrote leaves a rest that no pattern takes. Whether he words it only the server's source tells, so
+    this goes by the word before the hole, and by what stands between a {name} and the address: a host's name and its
+    address are parted by brackets and blanks alone.
+    """
+    parts = pattern.parts
+    if not parts:
+        quoted = re.fullmatch(r'regex\s+"(.*)"', pattern.source)
+        parts = _regex_parts(quoted[1]) if quoted is not None else ()
+    leaves = [leaf for leaf, _ in _leaves(parts)]
+    address = next((index for index, leaf in enumerate(leaves) if isinstance(leaf, Hole) and leaf.name == "ip"), None)
+    free = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Hole) and leaf.name in ("*", "user")]
+    if address is None or not any(index > address for index in free):
+        return []
+    found = []
+    before = ""  # the last word of the literals that stand right before the leaf
+    for index, leaf in enumerate(leaves[:address]):
+        if isinstance(leaf, Literal):
+            last = _LAST_WORD.search(leaf.text)
+            before = last[1].decode() if last is not None else "" if re.search(rb"[0-9]", leaf.text) else before
+            continue
+        between = b"".join(each.text for each in leaves[index:address] if isinstance(each, Literal))
+        host = leaf.name == "name" and not re.search(rb"[0-9A-Za-z=]", between)
+        if leaf.name in ("word", "name", "words", "quoted", "verb") and (
+            before.lower() in CLIENTS_WORDS or (before.lower() in BEFORE_HOSTS and not host)
+        ):
+            found.append((leaf.name, before))
+        before = ""
+    return found
 
 
 def _closed(leaves: Sequence[tuple[Literal | Hole, str]]) -> bool:
@@ -1063,12 +1110,8 @@ def _group(name: str, inner: Sequence[Any]) -> Hole:
     return Hole(name)
 
 
-def compile_regex(kind: str, text: str, source: str = "", line: int = 1) -> Pattern:
-    """The escape hatch: a regular expression with the groups (?P<ip>…), (?P<id>…), (?P<user>…), under the same rules.
-
-    Anchored at the body's start; at its end only with `$`. What is open (`.`, a negated set) and what could run over
-    the character that follows it counts as free text; (?P<ip>…) stands between literals.
-    """
+def _regex_parts(text: str) -> tuple[Part, ...]:
+    """A regular expression as parts, with a {*} at its end unless it ends with `$`. Raises PatternError."""
     try:
         regex = re.compile(text.encode(), re.DOTALL)
         nodes = list(sre_parser.parse(text.encode(), re.DOTALL))
@@ -1083,8 +1126,16 @@ def compile_regex(kind: str, text: str, source: str = "", line: int = 1) -> Patt
     ends = bool(nodes) and str(nodes[-1][0]) == "AT" and str(nodes[-1][1]) in ("AT_END", "AT_END_STRING")
     names = {number: name for name, number in regex.groupindex.items()}
     parts = _merge([*_walk(nodes[:-1] if ends else nodes, names)])
-    if not ends and parts[-1:] != (Hole("*"),):
-        parts = (*parts, Hole("*"))
+    return parts if ends or parts[-1:] == (Hole("*"),) else (*parts, Hole("*"))
+
+
+def compile_regex(kind: str, text: str, source: str = "", line: int = 1) -> Pattern:
+    """The escape hatch: a regular expression with the groups (?P<ip>…), (?P<id>…), (?P<user>…), under the same rules.
+
+    Anchored at the body's start; at its end only with `$`. What is open (`.`, a negated set) and what could run over
+    the character that follows it counts as free text; (?P<ip>…) stands between literals.
+    """
+    parts = _regex_parts(text)
     _judge(kind, parts)
     for index, part in enumerate(parts):
         before, after = parts[index - 1] if index else None, parts[index + 1] if index + 1 < len(parts) else None

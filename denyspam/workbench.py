@@ -21,7 +21,7 @@ from typing import Any
 from denyspam import fail2ban, replay, show
 from denyspam.events import CLIENT, HARMLESS, FilterError, SettingsError
 from denyspam.explain import Explanation, Span, explain
-from denyspam.filter import Filter, Reader, canonical, header_of, untagged
+from denyspam.filter import Filter, Reader, canonical, doubts, header_of, untagged
 from denyspam.grammar import parse_filter
 from denyspam.learn import Group, Groups, propose, skeleton
 from denyspam.pattern import CLIENTS_TEXT, IGNORE, PATHS
@@ -374,8 +374,9 @@ def new_filter(name: str, program: str, groups: Groups, path: str) -> list[str]:
         f"{path}: {show.count(text.count(chr(10) + 'sample '), 'sample')} of {show.line(program.encode()) or 'bare'}"
     ]
     try:
-        parse_filter(text, path)
+        made = parse_filter(text, path)
         said.append(f"it passes `denyspam check {path}`; look at every kind in it all the same")
+        said += doubts(made)
     except FilterError as error:
         said.append(f"not finished: {error}")
     return said

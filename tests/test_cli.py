@@ -171,6 +171,14 @@ def test_check_filters(tmp_path: Path) -> None:
     done = denyspam("check", bad)
     assert done.returncode == 78
     assert done.stderr.startswith(f"{bad}:3:")
+    bad.write_text(
+        "filter bad\nprogram bad\nauth no user {word} from {ip} {*}\nsample auth 192.0.2.7\n"
+        "  Mar  4 10:00:00 mx bad: no user x from 192.0.2.7 y\nsample none\n  Mar  4 10:00:00 mx bad: x\n"
+    )
+    done = denyspam("check", "--json", bad)  # what may be unsafe is a warning
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"{bad}:3: warning: ")
+    assert json.loads(done.stdout)["warnings"] == done.stderr.splitlines()
     missing = denyspam("check", "nonesuch")
     assert (missing.returncode, "nonesuch" in missing.stderr) == (78, True)
 

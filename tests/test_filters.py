@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from denyspam.filter import Reader, Reading, canonical
+from denyspam.filter import Reader, Reading, canonical, doubts
 from denyspam.grammar import parse_filter
 from denyspam.stamp import Stamps
 
@@ -35,6 +35,7 @@ def read(line: str) -> Reading | None:
 def test_shipped_filters_pass_their_own_samples(path: Path) -> None:
     found = parse_filter(path.read_text(encoding="utf-8"), path.name)
     assert found.name == path.stem
+    assert doubts(found) == []
     if found.name in ("postfix", "exim", "sendmail"):
         assert {"accept", "reject", "relay", "virus", "auth", "protocol", "defer"} <= found.kinds
 

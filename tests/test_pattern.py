@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from denyspam.grammar import _parts
-from denyspam.pattern import HOLES, Pattern, PatternError, compile_parts, compile_regex, settle
+from denyspam.pattern import HOLES, Pattern, PatternError, compile_parts, compile_regex, settle, worded
 
 
 def compiled(text: str, kind: str = "reject") -> Pattern:
@@ -230,3 +230,46 @@ def test_a_regex_may_read_ipv4_alone_after_a_colon() -> None:
     assert pattern.match(b"login failed x:2001:db8::7") is None
     with pytest.raises(PatternError):
         compile_regex("auth", r"login failed .*:(?P<ip>[0-9A-Fa-f:.]{2,45})$")
+
+
+@pytest.mark.parametrize(
+    ("text", "forged"),
+    [
+        ("login failed for {word} from {ip} {*}", b"login failed for x from 192.0.2.99 from 203.0.113.7 over TLS"),
+        ("login failed for user {name} at {ip}: {*}", b"login failed for user x at 192.0.2.99: at 203.0.113.7: no"),
+        ("bad password: user={word}, ip={ip}, {*}", b"bad password: user=x, ip=192.0.2.99, y, ip=203.0.113.7, no"),
+        ("login failed for user {quoted} from {ip}, {*}", b'login failed for user "x" from 192.0.2.99, " from 203.0.113.7, '),
+        ("{(user|login)} {word} of {ip} failed {*}", b"user x of 192.0.2.99 failed of 203.0.113.7 failed twice"),
+        ("refused: helo=<{word}> client=[{ip}] {*}", b"refused: helo=<x> client=[192.0.2.99] > client=[203.0.113.7] now"),
+        ("refused {?subject {word} }from [{ip}] {*}", b"refused subject x from [192.0.2.99] from [203.0.113.7] x"),
+    ],
+)  # fmt: skip
+def test_a_typed_hole_that_the_client_words_is_named(text: str, forged: bytes) -> None:
+    pattern = compiled(text)
+    found = pattern.match(forged)
+    assert found is not None
+    assert found["ip"] == b"192.0.2.99"  # so the warning is right
+    assert len(worded(pattern)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "login failed for {word} from {ip}",  # what he writes leaves a rest that no pattern takes
+        "login failed for{said} from {ip} {*}",
+        "login failed for {user} from {ip}",
+        "connections for {name}[{ip}]: {*}",  # a host's name
+        "rejected from {name} [{ip}]:{port} {*}",
+        "session {word} of {ip} refused {*}",
+        "{id}: reject: RCPT from {name}[{ip}]: {*}",
+    ],
+)
+def test_a_typed_hole_that_the_server_prints_is_not(text: str) -> None:
+    assert worded(compiled(text)) == []
+
+
+def test_a_regex_that_the_client_words_is_named() -> None:
+    text = r"login failed for user [a-z@]+ on (?P<ip>[0-9A-Fa-f:.]{2,45}), .*"
+    assert worded(compile_regex("auth", text, f'regex "{text}"')) == [("word", "user")]
+    text = r"login failed for user [a-z@]+ on (?P<ip>[0-9A-Fa-f:.]{2,45})$"
+    assert worded(compile_regex("auth", text, f'regex "{text}"')) == []
