@@ -478,11 +478,11 @@ def _judge(kind: str, parts: Sequence[Part]) -> None:
 
 # What stands before a field that a client words, in the logs of mail and login servers; `for` and `as` also stand
 # before a host's name. `from`, `name` and `id` are not among them: most often the server's.
-CLIENTS_WORDS = frozenset(
-    ("user", "users", "username", "userid", "login", "account", "acct", "mailbox", "authid", "sasl_username", "ruser")
-    + ("helo", "ehlo", "sender", "recipient", "rcpt", "mailfrom", "subject", "message-id", "msgid", "command", "cmd")
-    + ("agent", "useragent", "user-agent", "attempt")
-)
+CLIENTS_WORDS = frozenset((
+    "user", "users", "username", "userid", "login", "account", "acct", "mailbox", "authid", "sasl_username", "ruser",
+    "helo", "ehlo", "sender", "recipient", "rcpt", "mailfrom", "subject", "message-id", "msgid", "command", "cmd",
+    "agent", "useragent", "user-agent", "attempt",
+))  # fmt: skip
 BEFORE_HOSTS = frozenset(("for", "as"))
 _LAST_WORD = re.compile(rb"([A-Za-z][A-Za-z_-]*)[^0-9A-Za-z]*\Z")
 
@@ -491,7 +491,7 @@ def worded(pattern: Pattern) -> list[tuple[str, str]]:
     """The holes by which a client could write another address, as far as words tell: [(hole, the word before it)].
 
     He can where he words a typed hole before an {ip} that is read from the line's start, and free text stands behind:
-    in `failed for user {word} from {ip}: {*}` the user `x from 192.0.2.7:` is somebody else's address. Without free text
+    in `failed for user {word} from {ip}: {*}` the user `x from 192.0.2.7:` is another's address. Without free text
     behind, what he wrote leaves a rest that no pattern takes. Whether he words it only the server's source tells, so
     this goes by the word before the hole, and by what stands between a {name} and the address: a host's name and its
     address are parted by brackets and blanks alone.
