@@ -425,7 +425,7 @@ def _resume(asked: argparse.Namespace) -> int:
     if asked.ban:
         print(f"{show.count(answer['banned'], 'withheld ban')} carried out")
     elif answer["withheld"]:
-        print(f"{show.count(answer['withheld'], 'ban')} stay withheld; `denyspam resume --ban` would carry them out")
+        print(f"{show.count(answer['withheld'], 'withheld ban')} over: from now on these clients are counted again")
     if answer["fault"]:
         print(f"denyspam: the firewall refuses: {answer['fault']}", file=sys.stderr)
     return code

@@ -635,24 +635,38 @@ class Daemon:
 
     def resume(self, user: str, ban: bool) -> dict[str, Any]:
         """Go on after the fuse blew; with `ban` what it withheld, and still holds, is carried out."""
-        held = [target for target, reason in self.withheld.items() if reason.startswith(FUSED)]
-        if self.guard is None and not held:  # else there was a [fuse] when these were decided
+        if self.guard is None:
             raise ValueError("there is no fuse: the configuration has no [fuse]")
-        blown = [] if self.guard is None else self.guard.resume(time.time())
+        held = [target for target, reason in self.withheld.items() if reason.startswith(FUSED)]
+        blown = self.guard.resume(time.time())
         fresh = []
         for target in held if ban else ():
             row = self._rows[target]
             self._carry_out(target, row)
+            self.ledger.verdict(target.name, row.ban.since, "withheld", "")
             fresh.append(row.ban)
+        self._ease(f"resumed by {user}")
         self._save()
         self.enforcer.ban(fresh)
-        log.info(
-            "resumed by %s: %s carried out, of %d that the fuse withheld",
-            user,
-            show.count(len(fresh), "ban"),
-            len(held),
-        )
+        log.info("resumed by %s: %d of %s carried out", user, len(fresh), show.count(len(held), "withheld ban"))
         return {"blown": [each._asdict() for each in blown], "withheld": len(held), "banned": len(fresh)}
+
+    def _ease(self, note: str) -> None:
+        """End what a fuse withheld that is whole again, or gone: these clients are counted like any other from now on,
+        and from nothing."""
+        now, fused = time.time(), set()
+        if self.guard is not None:
+            self.guard.eased, fused = False, self.guard.fused()
+        over = [target for target, why in self.withheld.items() if why.startswith(FUSED) and why not in fused]
+        for target in over:
+            self.judge.release(target, now)
+            row = self._close(target, "released", now, note)
+            if row is not None:
+                self.ledger.verdict(target.name, row.ban.since, "over", repr(now))
+        if over:
+            log.info("%s: %s over, their clients are counted again", note, show.count(len(over), "withheld ban"))
+            self._commit()
+            self._arm()
 
     def carried(self) -> Iterator[Ban]:
         """The bans that hold and are not withheld."""
@@ -754,6 +768,8 @@ class Daemon:
             self._upkeep.reschedule("interval", minutes=1)
             self.monitor.stepped(skew - self._skew, time.time())
         self._skew = skew
+        if self.withheld and (self.guard is None or self.guard.eased):
+            self._ease("the fuse is whole again")
         if self.guard is not None:
             for name, text in self.guard.alarms().items():
                 self.monitor.alarms.look(name, text, time.time())

@@ -3,6 +3,7 @@
     guard.hear(event)            before it is decided on: whom mail is accepted from, and who offends
     guard.lenient(address, time) how many times as high the limits are for him
     guard.reason(ban)            why it is withheld; "" where it is carried out; None: wait for what `verified` is told
+    guard.fused()                what of that fuses have blown for; a ban withheld for another of theirs is over
     guard.save()                 what it learned, with the positions, to the ledger
 
 A ban is withheld when all accepted mail comes through its address (a proxy stands there), when the fuse for its kind
@@ -74,6 +75,7 @@ class Guard:
             Fuse(self._fuse_settings.share, self._fuse_settings.within) if before is None else before._fuse
         )
         self._dirty = False
+        self.eased = True  # since the caller looked: something that had blown may be whole again
         self._restore(ledger.facts())
         self._hours: dict[int, int] = {}  # as the ledger has them, asked for anew each hour
         self._hour = self._bans = 0  # this hour, and its bans
@@ -126,7 +128,7 @@ class Guard:
             for blown in self._fuse.blows(time):
                 self._blew(blown)
             if len(self._fuse.blown) < before:
-                self._dirty = True
+                self._dirty = self.eased = True
                 log.warning("the fuse is whole again: those who are known are accepted as before; banning goes on")
 
     def recall(self, event: Event) -> None:
@@ -192,7 +194,7 @@ class Guard:
             limit = habit(self._hours, now, times)
             if EVERY in self._fuse.blown and limit is not None and (hour > self._hour + 1 or self._bans < limit / 2):
                 del self._fuse.blown[EVERY]
-                self._dirty = True
+                self._dirty = self.eased = True
                 log.warning("the fuse is whole again: no more bans than usual; banning goes on")
             self._hours = self._ledger.hours(now - WEEKS)
             self._hour, self._bans = hour, self._hours.get(hour, 0)
@@ -295,8 +297,12 @@ class Guard:
     def resume(self, now: float) -> list[Blown]:
         """An admin says that all is well. What had blown."""
         found = self._fuse.resume(now)
-        self._dirty = True
+        self._dirty = self.eased = True
         return found
+
+    def fused(self) -> set[str]:
+        """The reasons for which fuses withhold bans now."""
+        return {f"{FUSED}{each.reason}" for each in self._fuse.blown.values()}
 
     def afresh(self) -> None:
         """The ledger is a new one: all of it is to be saved again."""

@@ -84,7 +84,8 @@ CREATE TABLE IF NOT EXISTS senders (
 CREATE TABLE IF NOT EXISTS verdicts (
     network TEXT NOT NULL,      -- as it is counted or banned
     since REAL NOT NULL,        -- from this hit's time on, epoch seconds, until the next
-    kind TEXT NOT NULL,         -- known: by accepted mail, "1" or "0"; withheld: the ban of that time, why, or ""
+    kind TEXT NOT NULL,         -- known: by accepted mail, "1" or "0"; withheld: the ban of that time, why, or "";
+                                -- over: the end of one that the fuse withheld, epoch seconds
     verdict TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS verdicts_since ON verdicts (since);

@@ -133,6 +133,7 @@ class Known:
         self._judge = judge
         self._known: dict[str, list[tuple[float, bool]]] = {}
         self._withheld: dict[tuple[str, float], str] = {}
+        self._over: dict[tuple[str, float], float] = {}  # of those, when an early end came
         self.missing = 0
         self.withheld = 0
         self.path = os.path.join(settings.state, "ledger.db")
@@ -142,6 +143,8 @@ class Known:
         for network, since, kind, verdict in rows or ():
             if kind == "known":
                 self._known.setdefault(network, []).append((since, verdict == "1"))
+            elif kind == "over":
+                self._over[network, since] = float(verdict)
             else:
                 self._withheld[network, since] = verdict
         if self._days:
@@ -178,9 +181,12 @@ class Known:
         return self._times if known else 1
 
     def carried(self, decided: Iterable[Ban]) -> Iterator[Ban]:
-        """Without those that were withheld."""
+        """Without those that were withheld. Each is to be taken before the next event is decided on."""
         for ban in decided:
-            reason = self._withheld.get((ban.target.name, ban.since))
+            place = ban.target.name, ban.since
+            reason = self._withheld.get(place)
+            if place in self._over:
+                self._judge.release(ban.target, self._over[place])
             self.missing += reason is None and self._names
             self.withheld += bool(reason)
             if not reason:

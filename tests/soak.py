@@ -51,7 +51,7 @@ from bench.logs import Log
 RATE = 5000  # lines a second
 PIECE = 0.02  # seconds between two writes
 FORGED = 100  # one of so many lines is
-FLUSH, RELOAD, SAMPLE = 20.0, 45.0, 5.0  # seconds
+FLUSH, RELOAD, SAMPLE, TELL = 20.0, 45.0, 5.0, 60.0  # seconds
 PATIENCE = 600.0  # seconds; a loaded machine's backlog
 GROWTH, LONG = 1.10, 600.0  # shorter, the queue ids of the last 32 MB of log are still being collected
 LARGEST = 200 << 10  # KiB
@@ -155,6 +155,12 @@ class Sample:
     threads: int
     cpu: float  # seconds
 
+    def __str__(self) -> str:
+        return (
+            f"{self.seconds:7.0f} s  {self.resident / 1024:6.1f} MB  {self.descriptors:3d} descriptors  "
+            f"{self.threads:2d} threads  {self.cpu:7.1f} CPU s"
+        )
+
 
 @dataclass
 class Outcome:
@@ -168,10 +174,7 @@ class Outcome:
     def print(self) -> None:
         every = max(1, len(self.samples) // 20)
         for one in (*self.samples[::every], self.samples[-1]):
-            print(
-                f"{one.seconds:7.0f} s  {one.resident / 1024:6.1f} MB  {one.descriptors:3d} descriptors  "
-                f"{one.threads:2d} threads  {one.cpu:7.1f} CPU s"
-            )
+            print(one)
         print(f"{self.lines} lines, {self.decisions} decisions")
         print("\n".join(self.faults) or "no fault")
 
@@ -239,10 +242,11 @@ def reloaded(good: str, number: int) -> str:
 
 
 def soak(  # noqa: PLR0917
-    folder: Path, network: Network, seconds: float, rotation: float, seed: int = 1, every: float = RELOAD
+    folder: Path, network: Network, seconds: float, rotation: float, seed: int = 1, every: float | None = None
 ) -> Outcome:
-    """The whole of it; see the module's docstring. `every`: seconds between two reloads."""
+    """The whole of it; see the module's docstring. `every`: seconds between two reloads; by itself six at least."""
     outcome, chance = Outcome(), Random(seed)
+    every = min(RELOAD, seconds / 6) if every is None else every
     with live(folder, network.server) as daemon:
         daemon.configure(policy=POLICY)
         good = daemon.conf.read_text()
@@ -253,7 +257,8 @@ def soak(  # noqa: PLR0917
         assert daemon.process
         began = time.monotonic()
         writer.start()
-        flush, reload, take = began + FLUSH / 2, began + min(every, seconds / 6), began + SAMPLE
+        flush, reload, take = began + FLUSH / 2, began + every, began + SAMPLE
+        tell = began + TELL
         reloads = 0
         while (now := time.monotonic()) < began + seconds and daemon.process.poll() is None:
             if now > flush:
@@ -262,7 +267,7 @@ def soak(  # noqa: PLR0917
                 subprocess.run([*network.server.prefix, "nft", harm], check=False, capture_output=True)
                 threading.Thread(target=bother, args=(folder / "sock", Random(reloads))).start()
             if now > reload:
-                reload = now + min(every, seconds / 6)
+                reload = now + every
                 reloads += 1
                 daemon.conf.write_text(reloaded(good, reloads))
                 for _ in range(100):
@@ -270,6 +275,9 @@ def soak(  # noqa: PLR0917
             if now > take:
                 take = now + SAMPLE
                 outcome.samples.append(sample(pid, began))
+            if now > tell:
+                tell = now + TELL
+                print(f"{outcome.samples[-1]}  {writer.count} lines  {daemon.status()['bans']} bans", flush=True)
             time.sleep(0.05)
         writer.finish()
         daemon.conf.write_text(good)

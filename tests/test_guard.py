@@ -58,7 +58,10 @@ def test_more_bans_than_fifty_times_the_habit() -> None:
     assert [each.kind for each in again.resume(START + 3)] == ["any"]
     assert withheld(again, 5_000, START + 4) == 0
     assert withheld(made, 10, START + HOUR) == 10  # the hour before was one of those
+    made.eased = False
+    assert len(made.fused()) == 1
     assert withheld(made, 10, START + 2 * HOUR) == 0  # over by itself
+    assert (made.eased, made.fused()) == (True, set())
     assert made.alarms()["fuse-blown"] is None
 
 

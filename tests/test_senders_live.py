@@ -335,20 +335,17 @@ def test_the_fuse(daemon: Live, network: Network) -> None:
     until(lambda: alarms(daemon) == ["fuse-blown"], "the fuse as before")
     assert len(daemon.json("list", "--withheld")) == 31
     assert "ALARM fuse-blown" in daemon.ask("status").stdout
-    done = daemon.ask("resume")
-    assert done.returncode == 0
-    assert "31 bans stay withheld" in done.stdout
-    assert STRANGER not in daemon.held()
-    daemon.write(2 * [refused(GOOGLE, time.time())] + [refused(address, time.time()) for address in senders])
-    until(lambda: GOOGLE in daemon.held(), "banning goes on")
     done = daemon.ask("resume", "--ban")
     assert done.returncode == 0, done.stderr
     until(lambda: STRANGER in daemon.held(), "what was withheld")
     assert daemon.json("list", "--withheld") == []
     assert daemon.ask("resume").returncode == 1
+    daemon.write(2 * [refused(GOOGLE, time.time())])
+    until(lambda: GOOGLE in daemon.held(), "banning goes on")
 
 
-def test_what_a_fuse_withheld_that_is_configured_no_more(daemon: Live) -> None:
+def blown(daemon: Live) -> None:
+    """A fuse that blew before the start, for what is refused."""
     configure(daemon, FUSE, policy=POLICY)
     (daemon.folder / "state").mkdir()
     ledger = Ledger(str(daemon.folder / "state" / "ledger.db"), 0)
@@ -357,14 +354,41 @@ def test_what_a_fuse_withheld_that_is_configured_no_more(daemon: Live) -> None:
     daemon.start()
     daemon.write(2 * [refused(STRANGER, time.time())])
     until(lambda: len(daemon.json("list", "--withheld")) == 1, "withheld")
+
+
+def test_whose_bans_a_fuse_withheld_is_counted_again_once_it_is_resumed(daemon: Live) -> None:
+    """From nothing, over a kill, and replay says the same."""
+    blown(daemon)
+    daemon.write(2 * [refused(STRANGER, time.time())])
+    until(lambda: events(daemon, "reject") == 4, "those of one who is banned already")
+    done = daemon.ask("resume")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 withheld ban over" in done.stdout
+    assert daemon.json("list", "--withheld") == []
+    assert "released" in daemon.ask("why", STRANGER).stdout
+    resumed = time.time()
+    daemon.write([refused(STRANGER, resumed + 1)])
+    until(lambda: events(daemon, "reject") == 5, "one more")
+    assert daemon.json("why", STRANGER)["counts"][0]["hits"] == 1
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    assert (daemon.held(), daemon.json("why", STRANGER)["counts"][0]["hits"]) == (set(), 1)
+    daemon.write([refused(STRANGER, resumed + 2)])
+    until(lambda: daemon.held() == {STRANGER}, "banned as any other")
+    (ban,) = daemon.json("list")
+    (found,) = [json.loads(line) for line in daemon.ask("replay", str(daemon.log), "--json").stdout.splitlines()]
+    assert (found["address"], found["time"], found["hits"]) == (STRANGER, ban["since"], 2)
+
+
+def test_what_a_fuse_withheld_that_is_configured_no_more(daemon: Live) -> None:
+    blown(daemon)
     daemon.stop()
     configure(daemon, policy=POLICY)
     daemon.start()
-    assert len(daemon.json("list", "--withheld")) == 1
-    done = daemon.ask("resume", "--ban")
-    assert done.returncode == 0, done.stderr
-    until(lambda: daemon.held() == {STRANGER}, "what was withheld")
+    until(lambda: daemon.json("list", "--withheld") == [], "over with it")
     assert "there is no fuse" in daemon.ask("resume").stderr
+    daemon.write(2 * [refused(STRANGER, time.time() + 1)])
+    until(lambda: daemon.held() == {STRANGER}, "banned as any other")
 
 
 def test_a_proxy_in_front_is_said_and_not_banned(daemon: Live) -> None:
