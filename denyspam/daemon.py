@@ -38,7 +38,7 @@ from denyspam.guard import FUSED, LATE, Guard, Verdict
 from denyspam.host import own_addresses
 from denyspam.ledger import MEMORY, Ledger
 from denyspam.logfile import NOTHING, Unavailable
-from denyspam.memory import NEAR, SLICE, Memory
+from denyspam.memory import NEAR, SLICE, Memory, kept
 from denyspam.monitor import Monitor, give_back
 from denyspam.notify import Notifier, unusable
 from denyspam.plugins import load, load_action, load_providers
@@ -221,8 +221,6 @@ class Daemon:
             if drift.fileno is not None:
                 asyncio.get_running_loop().remove_reader(drift.fileno)
             drift.close()
-        if self._timer is not None:
-            self._timer.cancel()
         if self.guard is not None:
             self.guard.close()
         why = self._done.result() if self._done.done() and self._done.exception() is None else "fault"
@@ -236,6 +234,8 @@ class Daemon:
         self._save()
         await self.enforcer.stop(keep=not (stopped and self.flush))
         self._commit()
+        if self._timer is not None:  # not before the last await: what is decided meanwhile arms it anew
+            self._timer.cancel()
         self.streams.clear()
         if self.heir is not None:
             self.heir.inherit(self._memory, self.ledger)
@@ -288,7 +288,8 @@ class Daemon:
             log.error("not reloaded: the ledger cannot be written (%s), and a reload reads it", self.ledger.fault)
             return
         try:
-            loaded = load(self.conf)
+            loaded = kept(load(self.conf), (self.settings, self.filters))
+            gc.collect()  # what the reading left behind, before anything that stays is made between it
             load_action(loaded[0])
             fits(loaded[0], self.logs.streams())
             if loaded[0].socket != self.settings.socket:

@@ -31,17 +31,19 @@ from denyspam import sources
 from denyspam.apart import Loaded
 from denyspam.copies import Copies
 from denyspam.events import Event, Finding, Network, Past
+from denyspam.filter import Filter
 from denyspam.guard import Guard
 from denyspam.host import zone
 from denyspam.join import HOUR, Join
 from denyspam.ledger import Ledger
-from denyspam.logfile import LogFile, Logs
+from denyspam.logfile import DAY, DISORDER, LogFile, Logs
 from denyspam.settings import LogSettings
 from denyspam.sources import Source
 from denyspam.tail import Block
 
 SLICE = 0.02  # seconds of reading before the loop may do something else, such as read a quieter log
 QUEUE = 64 << 20  # bytes, packed to a fifth: five minutes of 5,000 lines a second
+TIDY = 10.0  # seconds of the log after which those are forgotten again who cannot count any more
 NEAR = 1 << 20  # bytes that an heir may have left to read when it takes over: a twentieth of a second
 
 
@@ -136,9 +138,14 @@ class Memory:
         if self._history:
             if self._again is None:
                 self.begin()
-            for _, finding, place in self._again or ():
+            late, tidied = 0.0, 0.0
+            for clock, finding, place in self._again or ():
                 if finding is not None:
+                    late = max(late, clock - (finding.time or clock))
                     self._count(finding, place)
+                elif clock > tidied + TIDY:  # an hour of addresses would be some tens of megabytes
+                    tidied = clock
+                    self.judge.tidy(min(clock - min(DAY, late) - DISORDER, self.join.oldest))
                 yield
             self._again, self._history = None, False
             for each in self.logs.values():
@@ -203,12 +210,25 @@ def made_of(loaded: Loaded) -> object:
         (settings.ports, settings.allow, settings.ipv6_prefix, settings.capacity, settings.policies),
         (settings.senders, settings.fuse),
         [(replace(each, line=0), str(zone(each.timezone))) for each in settings.logs],
-        {
-            path: [(each.name, each.programs, [(one.kind, one.source, one.pieces) for one in each.patterns])
-                   for each in found]
-            for path, found in filters.items()
-        },
-    )  # fmt: skip
+        {path: [_said(each) for each in found] for path, found in filters.items()},
+    )
+
+
+def kept(loaded: Loaded, before: Loaded) -> Loaded:
+    """With the filters in use, wherever they are read as they were: what was made of them, megabytes each, stays."""
+    settings, filters = loaded
+    used = {each.file: each for found in before[1].values() for each in found}
+
+    def same(new: Filter) -> Filter:
+        old = used.get(new.file)
+        alike = old is not None and old.samples == new.samples and _said(old) == _said(new)
+        return old if old is not None and alike else new
+
+    return settings, {path: [same(each) for each in found] for path, found in filters.items()}
+
+
+def _said(one: Filter) -> object:
+    return one.name, one.programs, [(each.kind, each.source, each.pieces) for each in one.patterns]
 
 
 def _source(settings: LogSettings) -> object:

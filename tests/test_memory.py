@@ -241,3 +241,21 @@ def test_a_reload_is_overtaken_by_the_next(busy: Live) -> None:
     assert sorted(busy.banned()) == ["198.51.100.2", "203.0.113.1"]
     assert [each.resolve() for each in fds.iterdir()].count(busy.log.resolve()) == 1
     assert busy.stop() == 0
+
+
+def test_a_run_that_gave_way_does_nothing_any_more(tmp_path: Path) -> None:
+    """Also where it gave way in the middle of a backlog: all ends are told by the one that goes on."""
+    with live(tmp_path) as daemon:
+        daemon.configure(mode="watch", policy="relay = 1 in 1m -> ban 5s\n")
+        daemon.log.touch()
+        daemon.start()
+        assert daemon.process
+        time.sleep(1)  # a reload comes no earlier
+        daemon.write([relay(f"198.18.{n >> 8}.{n & 255}", time.time()) for n in range(40_000)])
+        until(lambda: said_of(daemon, " banned "), "the first ones")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: said_of(daemon, READY) == 2, "the next run")
+        until(lambda: said_of(daemon, " banned ") == 40_000, "all of them")
+        until(lambda: not daemon.json("list"), "their ends")
+        said = daemon.errors.read_text()
+        assert said[said.rindex(READY) :].count(" released ") == daemon.status()["releases"]
