@@ -29,7 +29,7 @@ from itertools import chain, islice
 
 from denyspam import sources
 from denyspam.apart import Loaded
-from denyspam.copies import Copies
+from denyspam.copies import Copies, Twice
 from denyspam.events import Event, Finding, Network, Past
 from denyspam.filter import Filter
 from denyspam.guard import Guard
@@ -65,6 +65,7 @@ class Memory:
         self.made_of = made_of(loaded)
         self.judge = settings.judge(own)
         self.copies = Copies()
+        self.twice = Twice()
         self.join = Join()
         self.guard: Guard | None = None  # hears what is read again
         saved = ledger.positions()
@@ -93,8 +94,8 @@ class Memory:
         return all(_source(self.logs[path].settings) == _source(before.logs[path].settings) for path in self._shared)
 
     def joined(self, finding: Finding, place: int) -> Sequence[Event]:
-        """The events that a finding completes; none where another log told the same line before."""
-        if len(self.logs) > 1 and self.copies.is_copy(finding):
+        """The events that a finding completes; none where another log told the same line before, or this one."""
+        if self.twice.is_copy(finding) or (len(self.logs) > 1 and self.copies.is_copy(finding)):
             return ()
         return self.join.feed(finding, place)
 

@@ -19,7 +19,7 @@ from datetime import tzinfo
 from typing import BinaryIO
 
 from denyspam import journal, show
-from denyspam.copies import Copies
+from denyspam.copies import Copies, Twice
 from denyspam.events import HARMLESS, Ban, Event, Finding
 from denyspam.filter import Filter
 from denyspam.fuse import ACCEPT
@@ -94,7 +94,7 @@ def events(
     """The events of several logs, their lines merged by time; each file's own order is kept.
 
     With `harmless` those of kind accept and defer too.
-    Without `copies` a line that stands in two of the logs is taken once, as the daemon does.
+    Without `copies` a line that stands in two of the logs, or twice by exim's syslog, is taken once, as by the daemon.
     """
     join = Join()
     hints = None if harmless else join.hints
@@ -104,8 +104,9 @@ def events(
 def merged(streams: Sequence[Stream], join: Join, *, copies: bool) -> Iterator[Event]:
     """The events of these streams; see `events`."""
     once = None if copies or len(streams) < 2 else Copies()
+    twice = None if copies else Twice()
     for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]) if len(streams) > 1 else streams[0]:
-        if once is None or not once.is_copy(finding):
+        if not (twice and twice.is_copy(finding)) and not (once and once.is_copy(finding)):
             yield from join.feed(finding, place)
     yield from join.flush()
 

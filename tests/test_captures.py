@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from denyspam.copies import Twice
 from denyspam.events import OFFENCES, Event
 from denyspam.grammar import parse_filter
 from denyspam.join import Join
@@ -33,10 +34,11 @@ def read(log: Path, now: float) -> list[Event]:
     """What all shipped filters together see of the offences in `log`, read at the time `now`."""
     filters = [parse_filter(path.read_text(), str(path)) for path in sorted(FILTERS.glob("*.filter"))]
     scanner = Scanner(filters, str(log), Stamps(timezone.utc))
-    join = Join()
+    join, twice = Join(), Twice()
     events = [
         event
         for finding in scanner.feed(log.read_bytes(), 0, 1, now)
+        if not twice.is_copy(finding)
         for event in join.feed(finding, finding.offset)
     ]  # fmt: skip
     return [event for event in (*events, *join.flush()) if event.kind in OFFENCES]

@@ -29,6 +29,8 @@ CAPTURES: dict[str, tuple[str, dict[str, str], str]] = {
     "exim-all": ("exim", {"SELECTOR": "+all"}, ""),
     "exim-rejectlog": ("exim", {"LOG": "exim4/rejectlog"}, ""),
     "exim-syslog": ("exim", {"SYSLOG": "syslog_duplication = false", "LOG": "mail.log"}, ""),
+    # exim's default: each refusal for the main and for the reject log
+    "exim-syslog-twice": ("exim", {"SYSLOG": "syslog_duplication = true", "LOG": "mail.log"}, ""),
     "sendmail": ("sendmail", {}, ""),
     # thirty lines a session: the hostile ones, some plain ones
     "sendmail-15": ("sendmail", {"LOGLEVEL": "15"}, "hostile|claim|without|one message|local|banner|wait|greylisted"),
