@@ -393,7 +393,7 @@ class Daemon:
                     self._unconfirmed.add(target)
         # With a note, that of why, it was withheld.
         decided = ((number, ban) for ban, _, _, number, _ in rows if not ban.note and ban.target not in self.withheld)
-        self.notifier.recall(decided, self.ledger.kept("told"), self.ledger.newest, self.started)
+        self.notifier.recall(decided, self.ledger.facts().get("told"), self.ledger.newest, self.started)
         self._expire()
         self._release_spared("never banned by the configuration as it is now")
 

@@ -335,17 +335,14 @@ class Ledger:
         self._put("INSERT INTO verdicts VALUES (?, ?, ?, ?)", (network, since, kind, verdict))
 
     def fact(self, name: str, value: str) -> None:
+        """Something to be found again under this name, in place of what was."""
         self._put("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     def settle(self) -> None:
         """Every ban that the kernel holds is in here. Not told by the file being there, which a crash leaves."""
         if self.lost:
-            self._put("INSERT OR REPLACE INTO facts VALUES ('settled', '1')", ())
+            self.fact("settled", "1")
             self.lost = False
-
-    def keep(self, name: str, value: str) -> None:
-        """A fact of this name, for kept()."""
-        self._put("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     def prune(self, before: float) -> None:
         """Forget bans and graces that were over before a time."""
@@ -434,12 +431,6 @@ class Ledger:
             found = self._db.execute("SELECT text FROM lines WHERE ban = ?", (number,)).fetchone()
             parts = bytes(found[0]).split(b"\n")[:-1] if found else []
             return [_unpacked(head, text) for head, text in zip(parts[::2], parts[1::2], strict=True)]
-
-    def kept(self, name: str) -> str | None:
-        """What keep() wrote last."""
-        with self._reading():
-            found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-            return None if found is None else str(found[0])
 
     def positions(self) -> dict[str, tuple[str, float]]:
         """log -> (position, clock)"""

@@ -144,8 +144,9 @@ class Monitor:
         self._clock = clock
         self.alarms = Alarms()
         now = clock()
+        facts = daemon.ledger.facts()
         self._logs = {
-            each.path: _Log(each, daemon.filters[each.path], daemon.ledger.kept(f"habit {each.path}"), now)
+            each.path: _Log(each, daemon.filters[each.path], facts.get(f"habit {each.path}"), now)
             for each in daemon.settings.logs
         }
         self._keep = now + KEEP
@@ -188,7 +189,7 @@ class Monitor:
         told = daemon.notifier.told()
         if told != self._told:
             self._told = told
-            daemon.ledger.keep("told", told)
+            daemon.ledger.fact("told", told)
 
     def _look(self, now: float) -> None:
         """At the samples, each log first in its turn, for as long as the loop can spare."""
@@ -216,7 +217,7 @@ class Monitor:
         """Have the ledger remember what was learned; to be committed by the caller."""
         self._keep = now + KEEP
         for path, each in self._logs.items():
-            self._daemon.ledger.keep(f"habit {path}", each.kept(now))
+            self._daemon.ledger.fact(f"habit {path}", each.kept(now))
 
     def of(self, path: str, now: float) -> dict[str, Any]:
         """What `status` tells of one log besides."""
