@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from denyspam.events import CLIENT, Event, Finding
-from denyspam.join import HOUR, REACH, Join
+from denyspam.join import HOUR, PARTS, REACH, Join
 
 
 def finding(
@@ -138,12 +138,19 @@ def test_tellings_are_forgotten_when_every_log_has_gone_beyond() -> None:
     join = Join()
     for number in range(10_000):
         join.feed(finding("virus", number, "192.0.2.1", f"C{number}"), number)
-    assert len(join._told) == HOUR + 1
+    assert HOUR < len(join._told) <= HOUR + HOUR / PARTS + 1
     join.feed(finding("virus", 20_000, "192.0.2.1", "D0", file="other.log"), 0)
     assert join.feed(finding("virus", 10_000, "192.0.2.1", "C9999"), 10_000) == ()  # the log behind tells it again
-    for number in range(10):
-        join.feed(finding("virus", 200_000, "192.0.2.1", f"E{number}", file="other.log"), 1)  # the first one is over
-    assert len(join._told) == HOUR + 1 + 10 - 20
+    join.feed(finding("virus", 200_000, "192.0.2.1", "E0", file="other.log"), 1)  # the first one is over
+    assert [*join._told] == ["E0"]
+
+
+def test_tellings_are_bounded() -> None:
+    join = Join(clients=80)
+    for number in range(1000):
+        join.feed(finding("virus", 1, "192.0.2.1", f"C{number}"), number)
+        assert len(join._told) == min(number + 1, 71 + (number - 70) % 10) or number < 80
+    assert [*join._told][-1] == "C999"
 
 
 def test_the_oldest_that_waits() -> None:
