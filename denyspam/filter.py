@@ -37,19 +37,27 @@ SAMPLES_NOW = 4102444800.0  # 2100-01-01: a filter's samples are all in the past
 NO_QUEUE = b"NOQUEUE"
 NOBODYS = frozenset((IGNORE, CLIENT, *HARMLESS))  # kinds that mean nothing without an address
 
+# Postfix's syslog_name may hold a service's name, which may be an address and port: postfix/127.0.0.1:10025/smtpd
+_PROGRAM = (
+    rb"[0-9A-Za-z][0-9A-Za-z_./-]{0,127}(?:(?:\[[0-9A-Fa-f:.]{2,45}\])?:[0-9A-Za-z_-]{1,32}/[0-9A-Za-z_./-]{1,64}|)"
+)
 _HEADER = re.compile(
     rb"(?:<(?:[a-z][a-z0-9]{2,9}|\d{1,2})\.(?:[a-z]{3,7}|\d)> )?"  # syslogd -v of the BSDs
     # busybox writes `mail.info `, AIX `mail:info ` after the host, OpenWrt in its place
     rb"(?:(?P<host>[^\s:]{1,255}|[0-9A-Fa-f:.]{2,45}) (?:[a-z][a-z0-9]{2,9}[.:][a-z]{3,7} )?"
-    rb"(?P<program>[0-9A-Za-z][0-9A-Za-z_./-]{0,127})(?:\(pam_unix\))?(?P<pid>\[\d{1,10}\])?: "
-    rb"|(?P<alone>[0-9A-Za-z][0-9A-Za-z_./-]{0,127})\[\d{1,10}\]: )"  # journalctl -o cat, collectors: no host
+    rb"(?P<program>" + _PROGRAM + rb")(?:\(pam_unix\))?(?P<pid>\[\d{1,10}\])?: "
+    rb"|(?P<alone>" + _PROGRAM + rb")\[\d{1,10}\]: )"  # journalctl -o cat, collectors: no host
 )
 # RFC 5424, 6.3: structured data is `-` or [id name="value"…]…, with \" \\ \] escaped in values
 _HEADER_5424 = re.compile(
     rb"(?P<host>\S{1,255}) (?P<program>\S{1,128}) \S{1,128} \S{1,32} "
     rb'(?:-|(?:\[(?:[^"\]\\]|\\.|"(?:[^"\\]|\\.)*")*\])+)(?: (?:\xef\xbb\xbf)?|\Z)'
 )
+# What a container's output has of its own in front: the stamp of `docker logs -t`, which was read; Kubernetes' stream
+_TWICE = rb"[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d(?:\.\d{1,9})? |\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S{0,20} "
+COLLECTED = re.compile(rb"std(?:out|err) [FP] (?:<\d{1,3}>)?(?:" + _TWICE + rb"|)|" + _TWICE)
 TAGS = re.compile(
+    rb"(?:std(?:out|err) [FP] )?"
     rb"(?:\[ID \d{1,10} [a-z0-9]{1,10}\.[a-z]{1,10}\] )?"
     rb"(?P<repeated>message repeated (?P<times>\d{1,9}) times: \[ ?)?"
     rb"(?:\[1[\\/]\d{1,5}\] )?"
@@ -60,7 +68,12 @@ TAGS = re.compile(
 
 def header_of(line: bytes, start: int) -> re.Match[bytes] | None:
     """What names host and program behind a stamp that ends at `start`: groups `host`, `program` or `alone`."""
-    return (_HEADER_5424 if line[:6].find(b">1 ") > 0 else _HEADER).match(line, start)
+    found = (_HEADER_5424 if line[:6].find(b">1 ") > 0 else _HEADER).match(line, start)
+    if found is None:
+        collected = COLLECTED.match(line, start)
+        if collected is not None:
+            return _HEADER.match(line, collected.end())
+    return found
 
 
 def untagged(line: bytes, start: int) -> tuple[bytes, int, int]:

@@ -24,7 +24,7 @@ from operator import itemgetter
 from weakref import WeakValueDictionary
 
 from denyspam.events import CLIENT, HARMLESS, Finding
-from denyspam.filter import NO_QUEUE, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
+from denyspam.filter import COLLECTED, NO_QUEUE, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
 from denyspam.hints import Block, Hints, asks
 from denyspam.pattern import ENDINGS, IGNORE, Pattern, Words, escaped
 from denyspam.stamp import Stamps
@@ -507,6 +507,6 @@ class Scanner:
 
 
 def _headless(line: bytes, start: int) -> bool:
-    """Whether no header can stand there: none holds so many blanks."""
+    """Whether no header can stand there: none holds so many blanks, but for a container's own in front."""
     colon = line.find(b": ", start, start + LONGEST)
-    return colon < 0 or line.count(b" ", start, colon) > 3
+    return colon < 0 or (line.count(b" ", start, colon) > 3 and COLLECTED.match(line, start) is None)

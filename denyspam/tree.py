@@ -24,7 +24,9 @@ from denyspam.ways import TAIL, doubles
 
 _GROUP = re.compile(rb"\((?:\?P(?:<(?P<name>\w+)>|=(?P<again>\w+)\)))")
 
-UNTAGGED = rb"(?!\[|message repeated |\d{4}-\d\d-\d\d )"  # nothing that TAGS take stands before the body
+UNTAGGED = (
+    rb"(?!\[|message repeated |std(?:out|err) |\d{4}-\d\d-\d\d )"  # nothing that TAGS take stands before the body
+)
 PID = rb"\d{1,10}\]: "
 
 

@@ -15,7 +15,7 @@ FILTERS = Path(__file__).parent.parent / "filters"
 NOW = 1772618400.0
 DEMO = """\
 filter demo
-program demo*/smtpd, bare
+program demo*/smtpd, demo/*25/smtpd, demo/*smtps/smtpd, bare
 relay no relay for [{ip}]: {*}
 reject {id}: refused [{ip}]
 sample relay 192.0.2.1
@@ -59,6 +59,16 @@ def test_shipped_filters_pass_their_own_samples(path: Path) -> None:
         ("Mar  4 10:00:00 2001:db8::25 demo/smtpd[1]: no relay for [192.0.2.1]: x", "2001:db8::25", 1),
         ("Mar  4 10:00:00 mx demo/smtpd(pam_unix)[1]: no relay for [192.0.2.1]: x", "mx", 1),  # old Linux-PAM
         ("2026-03-04 10:00:00 no relay for [192.0.2.1]: x", "", 1),
+        # docker logs -t; Kubernetes' files
+        ("2026-03-04T10:00:00.123456789Z Mar  4 10:00:00 mx demo/smtpd[1]: no relay for [192.0.2.1]: x", "mx", 1),
+        ("2026-03-04T10:00:00.123Z 2026-03-04T10:00:00+00:00 mx demo/smtpd[1]: no relay for [192.0.2.1]: x", "mx", 1),
+        ("2026-03-04T10:00:00.123Z stdout F Mar  4 10:00:00 mx demo/smtpd[1]: no relay for [192.0.2.1]: x", "mx", 1),
+        ("2026-03-04T10:00:00.123Z stderr F demo/smtpd[1]: no relay for [192.0.2.1]: x", "", 1),
+        ("2026-03-04T10:00:00.123Z stdout F 2026-03-04 10:00:00 no relay for [192.0.2.1]: x", "", 1),
+        # a service's name that is an address
+        ("Mar  4 10:00:00 mx demo/10.0.0.1:10025/smtpd[1]: no relay for [192.0.2.1]: x", "mx", 1),
+        ("Mar  4 10:00:00 mx demo/[::1]:10025/smtpd[1]: no relay for [192.0.2.1]: x", "mx", 1),
+        ("Mar  4 10:00:00 mx demo/mx.example:smtps/smtpd[1]: no relay for [192.0.2.1]: x", "mx", 1),
         ("2026-03-04 10:00:00 [123] no relay for [192.0.2.1]: x", "", 1),
         ("Mar  4 10:00:00 mx demo/smtpd[1]: 2026-03-04 10:00:00.5 +0000 no relay for [192.0.2.1]: x", "mx", 1),
     ],
