@@ -378,7 +378,9 @@ class Daemon:
 
     def _remember(self) -> None:
         """The ledger's bans, but for those that ended since, or whose address is allowed by now."""
-        rows = self._memory.remember(self.ledger, self.started)
+        newest = self.ledger.newest
+        told = self.notifier.begin(self.ledger.facts().get("told"), newest)
+        rows = self._memory.remember(self.ledger, self.started, told)
         active = self.judge.active
         for ban, ended, state, number, _ in rows:
             if ended is None:
@@ -392,8 +394,8 @@ class Daemon:
                     self.pending.add(target)
                     self._unconfirmed.add(target)
         # With a note, that of why, it was withheld.
-        decided = ((number, ban) for ban, _, _, number, _ in rows if not ban.note and ban.target not in self.withheld)
-        self.notifier.recall(decided, self.ledger.facts().get("told"), self.ledger.newest, self.started)
+        news = [ban for ban, *_, row, _ in rows if row > told and not ban.note and ban.target not in self.withheld]
+        self.notifier.banned(news, self.started, newest)
         self._expire()
         self._release_spared("never banned by the configuration as it is now")
 

@@ -107,7 +107,7 @@ KINDS: tuple[set[Any], ...] = (
 STRANGER = re.compile(r"[^0-9a-f:./]")  # in no network's name
 PORTS = re.compile(r"[1-9][0-9 ]*")
 LATEST = 1e12  # epoch seconds
-AT_ONCE = 10_000  # rows
+AT_ONCE = 1_000  # rows
 # Of the messages of other errors than those of a damaged file: the tables are not ours, or a text is none.
 STRANGE = re.compile(r"no such (table|column|index)|has \d+ columns|has no column|could not decode", re.IGNORECASE)
 
@@ -196,7 +196,7 @@ class Ledger:
                     shutil.copyfile(path + end, copied + end)
             other = Ledger(copied, 0.0)
             try:
-                other.since(0.0)  # unsound rows are better not known at all
+                deque(other.since(0.0), maxlen=0)  # unsound rows are better not known at all
                 other._db.backup(self._db)
             finally:
                 other._db.close()
@@ -403,12 +403,13 @@ class Ledger:
     def open(self) -> list[Past]:
         """The bans that have not ended, oldest first; without evidence. Raises sqlite3.Error, as all that read."""
         with self._reading():
-            return self._rows("WHERE ended IS NULL ORDER BY since, id")
+            return [*self._rows("WHERE ended IS NULL ORDER BY since, id")]
 
-    def since(self, time: float) -> list[Past]:
-        """The bans that held at `time` or later, whatever became of them, in the order decided; without evidence."""
+    def since(self, time: float) -> Iterator[Past]:
+        """The bans that held at `time` or later, whatever became of them, in the order decided; without evidence. As
+        they are read, since of a year's bans little is kept: nothing may be written meanwhile."""
         with self._reading():
-            return self._rows("WHERE until >= ? OR ended IS NULL ORDER BY id", (time,))
+            yield from self._rows("WHERE until >= ? OR ended IS NULL ORDER BY id", (time,))
 
     def graces(self, time: float) -> list[Grace]:
         """Those that ended after `time`, or have not ended yet, in the order in which they were given."""
@@ -423,7 +424,7 @@ class Ledger:
         """The latest bans of these networks (as Target prints them), newest first; without evidence."""
         marks = ", ".join("?" * len(networks))
         with self._reading():
-            return self._rows(f"WHERE network IN ({marks}) ORDER BY id DESC LIMIT ?", (*networks, limit))
+            return [*self._rows(f"WHERE network IN ({marks}) ORDER BY id DESC LIMIT ?", (*networks, limit))]
 
     def evidence(self, number: int) -> list[Mapping[str, Any]]:
         """The lines of a ban: time, kind, address, filter, file, offset, text (bytes)."""
@@ -472,11 +473,10 @@ class Ledger:
             )
             return {int(hour): int(count) for hour, count in rows}
 
-    def _rows(self, where: str, values: Sequence[Any] = ()) -> list[Past]:
+    def _rows(self, where: str, values: Sequence[Any] = ()) -> Iterator[Past]:
         cursor = self._db.execute(f"SELECT {COLUMNS} FROM bans {where}", values)  # noqa: S608
         ports: dict[str, tuple[int, ...]] = {}  # a handful of lists, shared by all
         same: dict[str, str] = {}  # and of texts
-        found = []
         while rows := cursor.fetchmany(AT_ONCE):
             if not _sound(rows):
                 raise ValueError("a row of it makes no sense")
@@ -488,8 +488,7 @@ class Ledger:
                 target = made(Target, (network, ports[listed]))
                 mark = None if file is None else (same.setdefault(file, file), offset)
                 ban = made(Ban, (target, same.setdefault(rule, rule), since, until, hits, (), note, mark))
-                found.append(made(Past, (ban, ended, same.setdefault(state, state), number, end_note)))
-        return found
+                yield made(Past, (ban, ended, same.setdefault(state, state), number, end_note))
 
     def close(self) -> None:
         self.commit()

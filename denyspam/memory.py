@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
+from math import inf
 
 from denyspam import sources
 from denyspam.apart import Loaded
@@ -101,13 +102,23 @@ class Memory:
 
     # --- reading again ------------------------------------------------------------------------------------------------
 
-    def remember(self, ledger: Ledger, now: float) -> list[Past]:
-        """What was decided, ended and graced so far, for what is read next; the ledger's rows. Raises sqlite3.Error."""
+    def remember(self, ledger: Ledger, now: float, told: float = inf) -> list[Past]:
+        """What was decided, ended and graced so far, for what is read next. The ledger's rows of bans that hold, and of
+        those numbered above `told`. Raises sqlite3.Error."""
         since = now - self.judge.memory
-        rows = ledger.since(min([*map(self._oldest, self.logs.values()), since]))
-        self.judge.remember(rows, ledger.graces(since), self._met)
-        self._last = rows[-1].id if rows else 0
-        return rows
+        kept = []
+        self._last = 0
+
+        def passing() -> Iterator[Past]:
+            for row in ledger.since(min([*map(self._oldest, self.logs.values()), since])):
+                self._last = row[3]
+                if row[1] is None or row[3] > told:
+                    kept.append(row)
+                yield row
+
+        graces = ledger.graces(since)
+        self.judge.remember(passing(), graces, self._met)
+        return kept
 
     def begin(self) -> None:
         """Find where in the logs to begin, while they are where they are: a stream keeps but the newest it said."""

@@ -34,7 +34,7 @@ import stat
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -156,15 +156,14 @@ class Notifier:
             channel.send = send
             self.channels[kind, place] = channel
 
-    def recall(self, rows: Iterable[tuple[int, Ban]], kept: str | None, newest: int, now: float) -> None:
-        """A run begins with these rows of the ledger, of which `newest` is the last: what the process before this one
-        had not told, by its `told`, is news. A reload has no news."""
+    def begin(self, kept: str | None, newest: int) -> int:
+        """A run begins, and `newest` is the ledger's last row. Which one is the last that is no news: at a start
+        by the `told` of the process before this one; a reload has no news."""
         told = int(kept) if kept and kept.isdigit() and not self._began else newest
         self._began = True
         for channel in self.channels.values():
             channel.told = told if channel.told is None else channel.told
-        if self.channels and told < newest:
-            self.banned([ban for number, ban in rows if number > told], now, newest)
+        return told
 
     def told(self) -> str:
         """The newest row of the ledger that every channel has told; "" where bans are not told."""

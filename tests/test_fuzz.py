@@ -215,7 +215,7 @@ def test_ledgers(data: st.DataObject) -> None:
         again = None
         try:
             again = Ledger(str(path), 1.0)
-            rows = again.since(0.0)
+            rows = [*again.since(0.0)]
             for row in rows:
                 assert isinstance(row.ban.since + row.ban.until + row.ban.hits, int | float)
                 if row.ended is None:
@@ -228,7 +228,7 @@ def test_ledgers(data: st.DataObject) -> None:
             assert damaged(error) or isinstance(error, sqlite3.OperationalError), error
             if again is not None and damaged(error):
                 again.set_aside(2.0)
-                assert again.since(0.0) == []
+                assert [*again.since(0.0)] == []
         finally:
             if again is not None:
                 again.close()

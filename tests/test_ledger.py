@@ -77,7 +77,7 @@ def test_what_ended_stays_as_history(path: str) -> None:
         (first, "released", 10, "a mistake"),
     ]
     assert ledger.open()[0].ban.target.ports == (465, 587)
-    assert ledger.since(0)[0].released
+    assert next(ledger.since(0)).released
     ledger.end(second, "expired", 9000)
     ledger.prune(4000)
     ledger.commit()
@@ -395,7 +395,7 @@ def test_a_withheld_ban_is_open_until_its_end_and_no_habit(path: str) -> None:
     ledger.withhold(first, "spared, late: x.example")
     ledger.end(first, "expired", 9999)
     ledger.commit()
-    row = next(iter(ledger.since(0)))
+    row = next(ledger.since(0))
     assert (row.state, row.ban.note) == ("expired", "spared, late: x.example")
 
 
