@@ -222,7 +222,8 @@ def package() -> Path:
 
 
 def built(root: Path) -> Path:
-    done = subprocess.run(["sh", "etc/deb.sh"], cwd=root, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(root)}  # an older one is not built with this one's modules
+    done = subprocess.run(["sh", "etc/deb.sh"], cwd=root, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return root / done.stdout.split()[-1]
 
