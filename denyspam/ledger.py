@@ -95,6 +95,7 @@ CREATE INDEX IF NOT EXISTS verdicts_since ON verdicts (since);
 made = tuple.__new__  # a named tuple of its values, at a third of what the call takes
 INSERT_BAN = "INSERT INTO bans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_LINES = "INSERT INTO lines VALUES (?, ?)"
+MOVED = 1000  # pages in the log of changes from which on they are moved into the file: SQLite's own default
 FILES = ("", "-wal", "-shm")  # what SQLite's files are called behind the ledger's name
 
 # What a row may be: SQLite keeps anything in any column, and so does a disk. All rows of a question are looked at
@@ -372,6 +373,8 @@ class Ledger:
         if not self.waiting:
             return True
         try:
+            # Moving pages into the file waits for the disk twice: not while a new ban waits to be given to the kernel.
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {0 if self._bans else MOVED}")
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(INSERT_BAN, (row for row, _ in self._bans))
             self._db.executemany(INSERT_LINES, ((row[0], lines) for row, lines in self._bans if lines))

@@ -66,6 +66,19 @@ def test_many_are_confirmed_at_once_and_no_other(path: str) -> None:
     ]
 
 
+def test_no_ban_waits_for_what_was_written_before_it_to_be_moved_into_the_file(path: str) -> None:
+    ledger = Ledger(path, 0)
+    written = os.stat(path).st_size
+    for _ in range(3):
+        numbers = [ledger.decide(ban(text=f"10.0.{high}.{low}/32")) for high in range(60) for low in range(250)]
+        assert ledger.commit()
+        assert os.stat(path).st_size == written
+        ledger.confirm(*numbers)
+        assert ledger.commit()
+        assert os.stat(path).st_size > written
+        written = os.stat(path).st_size
+
+
 def test_what_ended_stays_as_history(path: str) -> None:
     ledger = Ledger(path, 0)
     first, second = ledger.decide(ban(0)), ledger.decide(ban(5000, "192.0.2.7/32", 465, 587))
