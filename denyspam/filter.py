@@ -133,9 +133,12 @@ def _glob(glob: str) -> re.Pattern[str]:
 def canonical(text: bytes) -> str | None:
     """The address as everything else writes it, IPv4-mapped as IPv4; None where it is no address."""
     try:
-        packed = inet_pton(AF_INET6 if b":" in text else AF_INET, text.decode("ascii"))
+        name = text.decode("ascii")
+        packed = inet_pton(AF_INET6 if b":" in text else AF_INET, name)
     except (OSError, ValueError):
         return None
+    if len(packed) == 4:
+        return name  # there is one way only to write what is taken
     return address_text(packed[12:] if packed[:-4] == MAPPED else packed)
 
 

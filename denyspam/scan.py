@@ -61,26 +61,25 @@ def needles(patterns: Sequence[Pattern], dull: Sequence[Sample]) -> tuple[bytes,
     def frequency(text: bytes) -> int:
         return USUAL * usual.count(text) + other.count(text)
 
-    waiting: list[tuple[list[Words], tuple[Words, ...], bytes]] = []
-    for pattern in patterns:
+    waiting: dict[int, tuple[list[Words], tuple[Words, ...]]] = {}  # pattern -> its rarest texts, and all
+    for number, pattern in enumerate(patterns):
         counts = {texts: sum(map(frequency, texts)) for texts in pattern.needles if _shortest(texts) >= SHORTEST}
         rarest = min(counts.values())
-        rare = [texts for texts, count in counts.items() if count == rarest]
-        waiting.append((rare, pattern.needles, b"\n".join(text for texts in pattern.needles for text in texts)))
+        waiting[number] = [texts for texts, count in counts.items() if count == rarest], pattern.needles
+    joined = [b"\n".join(text for texts in pattern.needles for text in texts) for pattern in patterns]
+    begins, everything = [0, *accumulate(len(text) + 1 for text in joined)], b"\n".join(joined)
     chosen: set[bytes] = set()
-    served = Counter(texts for rare, _, _ in waiting for texts in rare)
+    served = Counter(texts for rare, _ in waiting.values() for texts in rare)
     ranks = {texts: (_shortest(texts), texts) for texts in served}
     while waiting:
-        best = max(ranks, key=lambda texts: (served[texts], ranks[texts]))
+        most = max(served.values())
+        best = max([texts for texts, count in served.items() if count == most], key=ranks.__getitem__)
         chosen.update(best)
-        left = []
-        for each in waiting:
-            held = any([needle in each[2] for needle in best])  # noqa: C419 - most hold none: soon told, by a list
-            if held and any(_served(texts, best, chosen) for texts in each[1]):
-                served.subtract(each[0])
-            else:
-                left.append(each)
-        waiting = left
+        for number in {bisect_left(begins, end) - 1 for end, _ in _naive(best)(everything)} & waiting.keys():
+            rare, found = waiting[number]
+            if any(_served(texts, best, chosen) for texts in found):
+                del waiting[number]
+                served.subtract(rare)
     return tuple(sorted(one for one in chosen if not any(other in one for other in chosen - {one})))
 
 
