@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from denyspam.events import Ban, Event, Grace, Past, Policy, Release, Target
-from denyspam.policy import SERIALS, Judge
+from denyspam.events import Ban, Event, Grace, Network, Past, Policy, Release, Target
+from denyspam.policy import LOOPBACK, SERIALS, Judge
 
+Address = IPv4Address | IPv6Address
 HOUR = 3600.0
+NEAR = ("127.0.0.1", "126.255.255.255", "128.0.0.0", "10.0.0.1", "10.0.0.2", "::1", "::2", "2001:db8::1", "2001:db8::2")
 VIRUS = Policy("virus", "virus", 5, 900, HOUR)
 
 
@@ -84,6 +86,22 @@ def test_spared(address: str) -> None:
         own=[ip_network("203.0.113.9/32")],
     )
     assert judge.decide(event(1, address=address)) == []
+
+
+addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6), st.sampled_from([*map(ip_address, NEAR)]))
+networks = st.builds(
+    lambda address, length: ip_network(f"{address}/{min(length, address.max_prefixlen)}", strict=False),
+    addresses,
+    st.sampled_from([0, 1, 7, 8, 9, 20, 24, 31, 32, 48, 64, 127, 128]),
+)
+
+
+@given(st.lists(networks, max_size=3), networks, addresses)
+def test_a_target_is_spared_where_its_network_is(allow: list[Network], network: Network, address: Address) -> None:
+    judge = Judge([VIRUS], allow=allow)
+    for each in (network, ip_network(address), *allow):
+        spared = any(each.version == one.version and each.overlaps(one) for one in (*LOOPBACK, *allow))
+        assert judge.spared(each) == judge.spared_target(Target(each, (25,))) == spared
 
 
 def test_the_network_of_an_own_address_is_not_spared() -> None:
