@@ -8,12 +8,9 @@ bytes further, or with it more than CAPACITY ids would be kept.
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from denyspam.events import CLIENT, VERDICTS, Finding
 
@@ -30,39 +27,19 @@ def asks(finding: Finding) -> bool:
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """Whole lines, and the queue ids that some of them begin with. Places in it stay what they are in a thinned one."""
+    """What lines of one block have in common."""
 
-    data: bytes  # of a thinned one the lines that were kept, without newlines between them
     file: str
-    place: int  # of the first byte in its log as one endless stream
-    read: Callable[[Block, int], Finding | None]  # the client line around a byte; None where it is none after all
+    place: int  # of the block's first byte in its log as one endless stream
+    end: int  # and of its last
+    read: Callable[[Block, int, bytes], Finding | None]  # such a line; None where it is no client's after all
     offset: int  # of the first byte in its file
     now: float
     keys: Mapping[int, int]  # where lines begin that hold needles besides those of hints, and which
     ids: Sequence[bytes] = ()
-    end: int = 0  # of all its lines, as `place`
-    starts: array[int] | None = None  # of a thinned one: where its lines began,
-    stops: array[int] | None = None  # and where they end in `data`
 
-    def line(self, at: int) -> tuple[int, bytes]:
-        """Where the line around this byte begins, and it, without its newline."""
-        if self.starts is not None and self.stops is not None:
-            number = bisect_right(self.starts, at) - 1
-            return self.starts[number], self.data[self.stops[number - 1] if number else 0 : self.stops[number]]
-        start, stop = self.data.rfind(b"\n", 0, at) + 1, self.data.find(b"\n", at)
-        return start, self.data[start:] if stop < 0 else self.data[start:stop]
 
-    def thin(self, places: Sequence[int]) -> None:
-        """Keep the lines around these places, and no others."""
-        data, keys = self.data, self.keys
-        starts = sorted({data.rfind(b"\n", 0, at) + 1 for at in places})
-        ends = [data.find(b"\n", start) for start in starts]
-        if ends[-1] < 0:
-            ends[-1] = len(data)
-        lines = [data[start:end] for start, end in zip(starts, ends, strict=True)]
-        self.data = b"".join(lines)
-        self.keys = {start: keys[start] for start in starts if start in keys} if keys else {}
-        self.starts, self.stops = array("L", starts), array("L", accumulate(map(len, lines)))
+Line = tuple[Block, int, bytes]  # the block, where in it the line begins, and itself, without its newline
 
 
 class Hints:
@@ -72,36 +49,37 @@ class Hints:
         self.known: set[bytes] = set()
         self.every = every
         self._capacity = capacity
-        self.unread: dict[bytes, tuple[Block, int]] = {}  # by id: the block, and where in it
-        self._more: dict[bytes, list[tuple[Block, int]]] = {}  # of an id that more lines seem to be of
+        self.unread: dict[bytes, Line] = {}  # by id
+        self._more: dict[bytes, list[Line]] = {}  # of an id that more lines seem to be of
         self._count = 0  # of those
         self._blocks: dict[str, deque[Block]] = {}
 
-    def keep(self, block: Block, ids: Sequence[bytes], places: Sequence[int]) -> None:
-        """Put the lines around these places of a block off."""
-        if not ids:
+    def keep(self, block: Block, lines: Sequence[tuple[bytes, int, int, int]], data: bytes) -> None:
+        """Put lines of a block off: of each its id, and where it begins and ends in the block's `data`."""
+        if not lines:
             return
-        unread = self.unread
-        for queue_id, at in zip(ids, places, strict=True):
+        unread, last, text = self.unread, -1, b""
+        for queue_id, start, stop, _ in lines:
+            if start != last:
+                last, text = start, data[start:stop]
             if queue_id in unread:
-                self._again(queue_id, block, at)
+                self._again(queue_id, block, start, text)
             else:
-                unread[queue_id] = block, at
-        block.ids = ids
-        block.end = block.place + len(block.data)
-        block.thin(places)
+                unread[queue_id] = block, start, text
+        block.ids = [line[0] for line in lines]
+        block.keys = {start: block.keys[start] for _, start, _, _ in lines if start in block.keys} if block.keys else {}
         blocks = self._blocks.setdefault(block.file, deque())
         blocks.append(block)
         reached = block.end - REACH
         while blocks and (blocks[0].end < reached or len(unread) + self._count > self._capacity):
             self._drop(blocks.popleft())
 
-    def _again(self, queue_id: bytes, block: Block, at: int) -> None:
-        """One more place for an id, unless it is in the line of the last: a line may hold the id a thousand times."""
+    def _again(self, queue_id: bytes, block: Block, start: int, line: bytes) -> None:
+        """One more line of an id, unless it is the last: a line may hold the id a thousand times."""
         more = self._more.setdefault(queue_id, [])
-        last, place = more[-1] if more else self.unread[queue_id]
-        if last is not block or block.data.find(b"\n", place, at) >= 0:
-            more.append((block, at))
+        last, place, _ = more[-1] if more else self.unread[queue_id]
+        if last is not block or place != start:
+            more.append((block, start, line))
             self._count += 1
 
     def _drop(self, block: Block) -> None:
@@ -120,7 +98,7 @@ class Hints:
         """What the lines put off for this id say, in their order, and their places in their logs."""
         more = self._more.pop(queue_id, [])
         self._count -= len(more)
-        for block, at in (self.unread.pop(queue_id), *more):
-            finding = block.read(block, at)
+        for block, start, line in (self.unread.pop(queue_id), *more):
+            finding = block.read(block, start, line)
             if finding is not None:
                 yield finding, block.place + finding.offset - block.offset

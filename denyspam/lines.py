@@ -25,6 +25,11 @@ class Lines:
     number: int  # of the first line, 1-based; 0: unknown
 
 
+def newlines(data: bytes) -> int:
+    """How many are in it. `count` looks at byte after byte: to search for the next, and to copy, takes a quarter of that."""
+    return len(data) - len(data.replace(b"\n", b""))
+
+
 class LineBuffer:
     """The partial last line between two chunks. `number=0` says that the count of lines before `offset` is unknown.
 
@@ -97,7 +102,7 @@ class LineBuffer:
         blocks.append(Lines(data, self.offset, self.number))
         self.offset += len(data)
         if self.number:
-            self.number += data.count(b"\n")
+            self.number += newlines(data)
 
     def _drop(self, size: int, *, counted: bool) -> None:
         self.overlong += not counted

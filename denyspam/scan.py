@@ -25,7 +25,8 @@ from weakref import WeakValueDictionary
 
 from denyspam.events import CLIENT, HARMLESS, Finding
 from denyspam.filter import COLLECTED, NO_QUEUE, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
-from denyspam.hints import Block, Hints, asks
+from denyspam.hints import ASKING, Block, Hints
+from denyspam.lines import newlines
 from denyspam.pattern import ENDINGS, IGNORE, Pattern, Words, escaped
 from denyspam.stamp import Stamps
 from denyspam.tree import UNTAGGED, Tree
@@ -45,7 +46,8 @@ WAYS = 4096  # sets of needles remembered; a log has some tens
 
 _UNTAGGED = re.compile(UNTAGGED)
 made = tuple.__new__
-Search = Callable[[bytes], list[tuple[int, int]]]  # (the end of a needle, its number), in this order
+# (the end of a needle, its number), in this order; and of each hint's needle the ends, in order
+Search = Callable[[bytes], tuple[list[tuple[int, int]], list[list[int]]]]
 
 
 def needles(patterns: Sequence[Pattern], dull: Sequence[Sample]) -> tuple[bytes, ...]:
@@ -89,6 +91,12 @@ def _behind(pattern: Pattern) -> bytes | None:
     return text if len(text) >= BEHIND and b"".join(pattern.pieces[1:]).startswith(escaped(text)) else None
 
 
+def _further(patterns: Sequence[Pattern]) -> bytes:
+    """The longest text that stands further on in every line that one of these patterns takes; may be empty."""
+    shared = set.intersection(*({text for (text, *more) in each.needles[1:] if not more} for each in patterns))
+    return max(sorted(shared), key=len, default=b"")
+
+
 def _served(texts: Words, fresh: Words, chosen: set[bytes]) -> bool:
     """Whether each of `texts` holds a needle, some of them a `fresh` one."""
     return any(needle in text for text in texts for needle in fresh) and all(
@@ -103,7 +111,8 @@ def _shortest(texts: Words) -> int:
 class _Needles:
     """The needles of some filters' patterns, and what those of a line tell: a line's `key` has a bit for each.
 
-    The needles of hints follow the others, of which there are `firm`; they stand right behind a queue id.
+    The needles of hints follow the others. They stand right behind a queue id: of each the text, another one that
+    stands further on (or b""), and its bit.
     """
 
     def __init__(self, filters: Sequence[Filter], *, brief: bool) -> None:
@@ -117,14 +126,17 @@ class _Needles:
             firm += [each for each in clients if not _behind(each)]
         samples = [each for found in filters for each in found.samples if each.kind is None or each.kind in dull]
         texts = needles(firm, samples)
-        self.hints = tuple({text for each in guessed if (text := _behind(each))})
-        self.firm = len(texts)
-        self.search = (_naive if hyperscan is None else _hyperscan)((*texts, *self.hints))
-        self.bits = [1 << number for number in range(len(texts) + len(self.hints))]
+        hints: dict[bytes, list[Pattern]] = {}
+        for each in guessed:
+            hints.setdefault(_behind(each) or b"", []).append(each)
+        self.search = (_naive if hyperscan is None else _hyperscan)((*texts, *hints), len(texts))
+        self.bits = [1 << number for number in range(len(texts))]
         self.bits.append(0)  # of the number -1
-        self.told = tuple(zip(self.hints, self.bits[self.firm :], strict=False))
+        self.hints = tuple(
+            (text, _further(found), 1 << number) for number, (text, found) in enumerate(hints.items(), len(texts))
+        )
         self._wanted = {id(each) for each in (*firm, *guessed)}
-        self._demands = _demands(patterns, (*texts, *self.hints))
+        self._demands = _demands(patterns, (*texts, *hints))
         # One tree for all patterns of one demand, which most of them share, as it takes some 20 ms to make.
         shared = Counter(demand for each in self._demands.values() for demand in each)
         self._main = {each: max(demands, key=shared.__getitem__, default=()) for each, demands in self._demands.items()}
@@ -182,42 +194,48 @@ def _demands(patterns: Sequence[Pattern], texts: Sequence[bytes]) -> dict[int, t
     words = list({word for each in patterns for row in each.needles for word in row})
     begins = [0, *accumulate(len(word) + 1 for word in words)]
     joined, held = b"\n".join(words), dict.fromkeys(words, 0)
-    for end, number in _naive(texts)(joined):
+    for end, number in _naive(texts, len(texts))(joined)[0]:
         held[words[bisect_left(begins, end) - 1]] |= 1 << number
     rows = {id(each): [tuple(held[word] for word in row) for row in each.needles] for each in patterns}
     return {each: tuple(masks for masks in found if all(masks)) for each, found in rows.items()}
 
 
-def _naive(texts: Sequence[bytes]) -> Search:
-    """The search by the standard library: each text by itself."""
+def _naive(texts: Sequence[bytes], firm: int) -> Search:
+    """The search by the standard library: each text by itself. Those from `firm` on are hints'."""
 
-    def search(block: bytes) -> list[tuple[int, int]]:
+    def search(block: bytes) -> tuple[list[tuple[int, int]], list[list[int]]]:
         found = []
         for number, text in enumerate(texts):
             at = block.find(text)
             while at >= 0:
                 found.append((at + len(text), number))
                 at = block.find(text, at + 1)
-        return sorted(found)
+        found.sort()
+        ends = [[end for end, number in found if number == hint] for hint in range(firm, len(texts))]
+        return [hit for hit in found if hit[1] < firm], ends
 
     return search
 
 
-def _hyperscan(texts: Sequence[bytes]) -> Search:
+def _hyperscan(texts: Sequence[bytes], firm: int) -> Search:
     """The search by Intel's library: all texts in one pass, five times as fast as others on 150 of them."""
     database = hyperscan.Database()
     database.compile(expressions=[re.escape(text) for text in texts], ids=list(range(len(texts))), elements=len(texts))
 
-    def search(block: bytes) -> list[tuple[int, int]]:
+    def search(block: bytes) -> tuple[list[tuple[int, int]], list[list[int]]]:
         found: list[tuple[int, int]] = []
+        ends: list[list[int]] = [[] for _ in texts[firm:]]
         append = found.append
 
         def met(number: int, _begin: int, end: int, _flags: int, _context: object) -> None:
-            append((end, number))
+            if number < firm:
+                append((end, number))
+            else:
+                ends[number - firm].append(end)
 
         database.scan(block, match_event_handler=met)
         found.sort()
-        return found
+        return found, ends
 
     return search
 
@@ -271,93 +289,93 @@ class Scanner:
         `place` is its place in the log as one endless stream, where that is not `offset`.
         """
         found: list[Finding] = []
-        guesses: list[tuple[int, int]] = []  # the end of a hint's needle, its number
-        firm, bits = self._needles.firm, self._needles.bits
-        ways, read = self._ways, self._read
+        hits, ends = self._needles.search(block)
+        hints = self._hinted(block, ends)
+        beside = {start: bit for _, start, _, bit in hints} if len(hints) else {}
+        bits, ways, read = self._needles.bits, self._ways, self._read
         keys: dict[int, int] = {}  # of the lines that hold firm needles
         start = stop = key = counted = 0
-        hits = self._needles.search(block)
         hits.append((len(block) + 1, -1))
-        for hit in hits:
-            end, needle = hit
-            if needle >= firm:
-                guesses.append(hit)
+        for end, needle in hits:
             if end <= stop:
                 key |= bits[needle]
-            elif needle < firm:
-                if key and (way := ways.get(key) or self._way(key)) is not VAIN:
+                continue
+            if key:
+                if beside and start in beside:
+                    key |= beside[start]
+                if (way := ways.get(key) or self._way(key)) is not VAIN:
                     keys[start] = key
                     if number:
-                        number += block.count(b"\n", counted, start)
+                        number += newlines(block[counted:start])
                         counted = start
                     finding = read(block[start:stop], way, key, offset + start, number, now)
                     if finding is not None:
                         found.append(finding)
-                key = bits[needle]
-                start = block.rfind(b"\n", stop, end) + 1
-                stop = block.find(b"\n", end)
-                if stop < 0:
-                    stop = len(block)
-                if guesses and guesses[-1][0] > start:
-                    key |= self._hinted(guesses, start)
-        if guesses and self._hints is not None:
+            key = bits[needle]
+            start = block.rfind(b"\n", stop, end) + 1
+            stop = block.find(b"\n", end)
+            if stop < 0:
+                stop = len(block)
+        if hints and self._hints is not None:
             where = offset if place is None else place
-            lines = Block(block, self._file, where, self._client, offset, now, keys)
-            clients = self._guess(guesses, found, lines, self._hints)
+            told = Block(self._file, where, where + len(block), self._client, offset, now, keys)
+            clients = self._guess(block, hints, found, told, self._hints)
             if clients:  # by offset
                 return sorted((*found, *clients), key=itemgetter(7))
         return found
 
-    def _hinted(self, guesses: list[tuple[int, int]], start: int) -> int:
-        """The hints' needles of the line that starts there, the last so far."""
-        key = 0
-        for end, needle in reversed(guesses):
-            if end <= start:
-                break
-            key |= self._needles.bits[needle]
-        return key
+    def _hinted(self, data: bytes, ends: list[list[int]]) -> list[tuple[bytes, int, int, int]]:
+        """Of the lines that seem to say whose a queue id is the id, where they begin and end, and the hint's bit."""
+        found: list[tuple[bytes, int, int, int]] = []
+        for (text, further, bit), places in zip(self._needles.hints, ends, strict=True):
+            before, stop = len(found), 0
+            for end in places:
+                if end > stop:
+                    start = data.rfind(b"\n", stop, end) + 1
+                    stop = data.find(b"\n", end)
+                    if stop < 0:
+                        stop = len(data)
+                elif data[start] != 60:  # <: what precedes the body may hold anything (RFC 5424); else it is the first
+                    continue
+                if data.find(further, end, stop) >= 0:
+                    at = end - len(text)
+                    found.append((data[data.rfind(b" ", start, at) + 1 or start : at], start, stop, bit))
+            if before and len(found) > before:
+                found.sort(key=itemgetter(1))
+        return found
 
     def _guess(
-        self, guesses: Sequence[tuple[int, int]], found: list[Finding], block: Block, hints: Hints
+        self, data: bytes, lines: list[tuple[bytes, int, int, int]], found: list[Finding], block: Block, hints: Hints
     ) -> list[Finding]:
         """The client lines that are asked for; the others are put off."""
-        data, known = block.data, hints.known
-        lengths = [-len(text) for text in self._needles.hints]
-        firm = self._needles.firm
-        places = [end + lengths[needle - firm] for end, needle in guesses]
-        ids = [
-            data[start:at] if (start := data.rfind(b" ", at - 33 if at > 33 else 0, at) + 1) else b"" for at in places
-        ]
-        asked = {finding[4].encode() for finding in found if finding[4] is not None and asks(finding)}
-        now = set(ids) if hints.every else known.intersection(ids) | asked.intersection(ids)
-        if not now:
-            hints.keep(block, ids, places)
-            return []
-        told = {finding.offset for finding in found if finding.kind == CLIENT}
+        ids = [line[0] for line in lines]
+        asked = {
+            finding[4].encode()
+            for finding in found
+            if finding[4] is not None and (finding[2] is None or finding[1] in ASKING)
+        }
+        now = set(ids) if hints.every else hints.known.intersection(ids) | asked.intersection(ids)
         clients: list[Finding] = []
-        later: tuple[list[bytes], list[int]] = [], []
-        read = 0  # up to where: a line may hold a thousand needles, and says one thing
-        for queue_id, at in zip(ids, places, strict=True):
-            if queue_id not in now:
-                later[0].append(queue_id)
-                later[1].append(at)
-            elif at >= read:
-                client = self._client(block, at)
-                read = (data.find(b"\n", at) + 1) or len(data)
-                if client is not None and client.offset not in told:
-                    clients.append(client)
-        hints.keep(block, *later)
+        if now:
+            told = {finding[7] for finding in found if finding[1] == CLIENT}
+            for queue_id, start, stop, _ in lines:
+                if queue_id in now and block.offset + start not in told:
+                    told.add(block.offset + start)  # a line may hold a thousand needles, and says one thing
+                    client = self._client(block, start, data[start:stop])
+                    if client is not None:
+                        clients.append(client)
+            lines = [line for line in lines if line[0] not in now]
+        hints.keep(block, lines, data)
         return clients
 
-    def _client(self, block: Block, at: int) -> Finding | None:
-        """The client line around this byte of a block."""
-        start, line = block.line(at)
+    def _client(self, block: Block, start: int, line: bytes) -> Finding | None:
+        """The client line that begins there in a block."""
         key = block.keys.get(start, 0)
-        for text, bit in self._needles.told:
+        for text, _, bit in self._needles.hints:
             if line.find(text) >= 0:
                 key |= bit
         finding = self._read(line, self._ways.get(key) or self._way(key), key, block.offset + start, 0, block.now)
-        return finding if finding is not None and finding.kind == CLIENT else None
+        return finding if finding is not None and finding[1] == CLIENT else None
 
     def _way(self, key: int) -> _Way:
         """Of needles that no line held so far."""
