@@ -26,7 +26,7 @@ class Lines:
 
 
 def newlines(data: bytes) -> int:
-    """How many are in it. `count` looks at byte after byte: to search for the next, and to copy, takes a quarter of that."""
+    """How many are in it, in a quarter of the time of `count`, which looks at byte after byte."""
     return len(data) - len(data.replace(b"\n", b""))
 
 

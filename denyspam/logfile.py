@@ -19,6 +19,7 @@ from denyspam.events import Finding
 from denyspam.filter import Filter
 from denyspam.hints import Hints
 from denyspam.host import zone
+from denyspam.lines import newlines
 from denyspam.scan import Scanner
 from denyspam.settings import LogSettings
 from denyspam.sources import Source
@@ -141,7 +142,7 @@ class LogFile:
         if self.live:
             self.late = max(self.late, now - min([one.time for one in found if one.time is not None], default=now))
         self.moved = True
-        self.lines += block.data.count(b"\n")
+        self.lines += newlines(block.data)
         return [(one, base + one.offset) for one in found]
 
     def history(self, since: float, now: float) -> Iterator[tuple[float, Finding | None, int]]:

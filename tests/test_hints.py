@@ -16,20 +16,29 @@ from denyspam.scan import Scanner
 from denyspam.stamp import Stamps
 
 
-def block(data: bytes, keys: dict[int, int] | None = None) -> Block:
-    return Block(data, "mail.log", 0, lambda *_: None, 0, 0.0, keys or {})
-
-
-@given(st.lists(st.binary(max_size=9).map(lambda line: line.replace(b"\n", b"")), min_size=1, max_size=20), st.data())
-def test_a_thinned_block_has_its_lines_where_they_stood(lines: list[bytes], data: st.DataObject) -> None:
-    whole = block(b"\n".join(lines) + data.draw(st.sampled_from((b"", b"\n"))), {0: 1, len(lines[0]) + 1: 2})
-    places = sorted(data.draw(st.sets(st.integers(0, len(b"\n".join(lines))), min_size=1)))
-    wanted = [whole.line(place) for place in places]
-    keys = [whole.keys.get(start) for start, _ in wanted]
-    whole.thin(places)
-    assert [whole.line(place) for place in places] == wanted
-    assert [whole.keys.get(start) for start, _ in wanted] == keys
-    assert len(whole.data) == sum(len(line) for _, line in set(wanted))
+@given(
+    st.lists(st.binary(max_size=9).map(lambda line: line.replace(b"\n", b"")), min_size=1, max_size=20),
+    st.lists(st.tuples(st.sampled_from((b"A", b"B", b"C")), st.integers(0, 19)), max_size=30),
+)
+def test_lines_wait_as_they_stood(lines: list[bytes], chosen: list[tuple[bytes, int]]) -> None:
+    """Each once for an id, in their order, with the needles that they hold besides."""
+    asked: list[tuple[int, bytes, int | None]] = []
+    keys = {0: 1, len(lines[0]) + 1: 2}
+    starts = [sum(len(line) + 1 for line in lines[:number]) for number in range(len(lines))]
+    whole = b"\n".join(lines)
+    block = Block(
+        "mail.log", 0, len(whole), lambda block, *line: asked.append((*line, block.keys.get(line[0]))), 0, 0.0, keys
+    )
+    chosen = sorted(((name, number % len(lines)) for name, number in chosen), key=lambda each: each[1])
+    hints = Hints()
+    hints.keep(block, [(name, starts[n], starts[n] + len(lines[n]), 1) for name, n in chosen], whole)
+    assert set(hints.unread) == {name for name, _ in chosen}
+    for name in list(hints.unread):
+        asked.clear()
+        assert list(hints.take(name)) == []
+        numbers = dict.fromkeys(number for other, number in chosen if other == name)
+        assert asked == [(starts[n], lines[n], keys.get(starts[n])) for n in numbers]
+    assert not hints.unread and not hints._more and not hints._count
 
 
 def _line(number: int, text: str) -> str:
@@ -48,7 +57,7 @@ def test_what_nobody_asks_for_is_a_tenth_of_its_log() -> None:
         scanner.feed(data, place, 0, 1772618400.0, place)
         place, number = place + len(data), number + 100
     blocks = hints._blocks["mail.log"]
-    assert sum(len(each.data) for each in blocks) < REACH / 10
+    assert sum(len(line) for _, _, line in hints.unread.values()) < REACH / 10
     assert REACH <= blocks[-1].end - blocks[0].end + len(data) <= REACH + 2 * len(data)
     assert len(hints.unread) == 100 * len(blocks)
     ((client, where),) = hints.take(next(iter(hints.unread)))

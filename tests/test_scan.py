@@ -41,6 +41,8 @@ CLIENTS = [
     b"Mar  4 10:00:01 mx sm-mta[2034]: 624A00aa002035: <: from=<>, relay=[192.0.2.82]>... User unknown",
     b"Mar  4 10:00:02 mx sm-mta[2034]: 624A00aa002034: [192.0.2.83] did not issue MAIL/EXPN/VRFY/ETRN during"
     b" connection to MTA",
+    b'<22>1 2026-03-04T10:00:02Z mx postfix/smtpd 2034 - [a b="0A1B2C3D4E: client=x"] 4XyZq81Kw0z9P1: client=d[192.0.2.84]',
+    b'<22>1 2026-03-04T10:00:03Z mx sm-mta 2034 - [a b=": from="] 624A00aa002034: from=<>, relay=[192.0.2.85]',
 ]
 NOW = 1772618400.0
 
@@ -162,6 +164,17 @@ def test_the_fast_path_tells_what_the_simple_one_tells(log: Path) -> None:
 def test_hints_change_nothing(lines: list[bytes]) -> None:
     data = b"".join(line + b"\n" for line in lines)
     assert simply(data) == settled([data])
+
+
+@pytest.mark.skipif(scan.hyperscan is None, reason="no hyperscan here")
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(SAMPLES + CLIENTS * 5), min_size=1, max_size=12), st.sampled_from(SAMPLES), st.data())
+def test_a_line_full_of_needles_changes_nothing(lines: list[bytes], before: bytes, data: st.DataObject) -> None:
+    """Its block, and some behind it, are searched line by line."""
+    text = data.draw(st.sampled_from((b"virus", b"... ", b": from=", b": client=x[192.0.2.9]: client=")))
+    lines.insert(data.draw(st.integers(0, len(lines))), before[: data.draw(st.integers(0, len(before)))] + text * 1000)
+    whole, more = (b"".join(line + b"\n" for line in some) for some in (lines, reversed(lines)))
+    assert settled([whole, more]) == simply(whole + more)
 
 
 def test_without_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
