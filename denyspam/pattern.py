@@ -39,7 +39,7 @@ import re
 import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby, islice
 from sys import version_info
 from typing import Any
@@ -263,6 +263,11 @@ def compiled(expression: bytes) -> re.Pattern[bytes]:
     return re.compile(expression, re.DOTALL)
 
 
+@cache
+def _together(words: Words) -> re.Pattern[bytes]:
+    return compiled(_any([words]))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pattern:
     """A compiled pattern. `match(body)`, after `settle`, gives the groups `ip`, `id`, `user`, `times` that it has."""
@@ -329,10 +334,7 @@ class Pattern:
 
     def follows(self, body: bytes, place: int) -> bool:
         """Whether the server's words after {ip} stand at `place`."""
-        return compiled(_any([self.said[1]])).match(body, place) is not None
-
-    def has_needles(self, body: bytes) -> bool:
-        return all(any(text in body for text in texts) for texts in self.needles)
+        return _together(self.said[1]).match(body, place) is not None
 
     @property
     def needle(self) -> bytes:
@@ -346,21 +348,32 @@ def told(patterns: Sequence[Pattern], body: bytes) -> Pattern | None:
     They are a filter's, as `settle` gave them.
     """
     first = len(patterns)
+    held: dict[Words, bool] = {}  # whether one of these texts stands in the body; patterns share most of them
+
+    def holds(texts: Words) -> bool:
+        if texts not in held:
+            held[texts] = any(text in body for text in texts)
+        return held[texts]
+
     for again, stop in {pattern.again: pattern.stop for pattern in patterns if pattern.again is not None}.items():
+        begun = [(words, owners) for begin, words, owners in again.owners if compiled(begin).match(body)]
+        # The words alone are looser than a pattern: it takes its needles as well. Those of many branches cost most.
+        needed = {number: sorted(patterns[number].needles, key=len) for _, owners in begun for number in owners}
+        asked = {number for number, rows in needed.items() if all(map(holds, rows))}
+        if not asked:
+            continue
         places = again.places(body)
         if (not places or places[-1] - places[0] < 2) and body.count(stop[:1]) <= ENDINGS:  # one address, or none
             continue
-        for begin, words, owners in again.owners:
-            if not compiled(begin).match(body):
-                continue
-            # The words alone are looser than a pattern: it takes its needles as well.
-            able = [number for number in owners if number < first and patterns[number].has_needles(body)]
+        for words, owners in begun:
+            able = [number for number in owners if number < first and number in asked]
             for place in places if able else ():
                 found = compiled(words).match(body, place)
                 if found is not None:
                     number = owners[(found.lastindex or 0) - 1]
-                    fitting = (each for each in able if each == number or patterns[each].follows(body, place))
-                    first = min(first, next(fitting, first))
+                    earlier = (each for each in able if each < first)
+                    fitting = (each for each in earlier if each == number or patterns[each].follows(body, place))
+                    first = next(fitting, first)
     return patterns[first] if first < len(patterns) else None
 
 

@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
-from itertools import count
+from itertools import chain, count
 
 from denyspam.filter import Filter
 from denyspam.pattern import Pattern, compiled
@@ -27,6 +27,7 @@ _GROUP = re.compile(rb"\((?:\?P(?:<(?P<name>\w+)>|=(?P<again>\w+)\)))")
 UNTAGGED = (
     rb"(?!\[|message repeated |std(?:out|err) |\d{4}-\d\d-\d\d )"  # nothing that TAGS take stands before the body
 )
+TEXTS = 12  # where more of them tell that a rival may fit, it is asked at once: that is quicker than to look for them
 PID = rb"\d{1,10}\]: "
 
 
@@ -166,6 +167,8 @@ class Tree:
             tails = {rival.pieces[shared : shared + TAIL] for rival in rivals}
             for text in doubles(pieces[:shared], pieces[shared : shared + TAIL], tuple(sorted(tails))):
                 found.setdefault(text, []).extend((_needed(rival, pattern), rival) for rival in rivals)
+        if len(found) > TEXTS:
+            found = {b"": [*dict.fromkeys(chain.from_iterable(found.values()))]}
         return tuple((text, tuple(rivals)) for text, rivals in found.items())
 
     def _write(self, node: _Node, groups: dict[bytes, int]) -> bytes:

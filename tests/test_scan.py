@@ -41,7 +41,8 @@ CLIENTS = [
     b"Mar  4 10:00:01 mx sm-mta[2034]: 624A00aa002035: <: from=<>, relay=[192.0.2.82]>... User unknown",
     b"Mar  4 10:00:02 mx sm-mta[2034]: 624A00aa002034: [192.0.2.83] did not issue MAIL/EXPN/VRFY/ETRN during"
     b" connection to MTA",
-    b'<22>1 2026-03-04T10:00:02Z mx postfix/smtpd 2034 - [a b="0A1B2C3D4E: client=x"] 4XyZq81Kw0z9P1: client=d[192.0.2.84]',
+    b'<22>1 2026-03-04T10:00:02Z mx postfix/smtpd 2034 - [a b="0A1B2C3D4E: client=x"] 4XyZq81Kw0z9P1:'
+    b" client=d[192.0.2.84]",
     b'<22>1 2026-03-04T10:00:03Z mx sm-mta 2034 - [a b=": from="] 624A00aa002034: from=<>, relay=[192.0.2.85]',
 ]
 NOW = 1772618400.0
