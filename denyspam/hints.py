@@ -1,9 +1,9 @@
 """hints: lines that seem to say whose a queue id is, unread until somebody asks. Pure.
 
 A busy server tells the client of every message, and hardly one in a hundred is asked for. Such lines are kept as they
-stood, those of a block in one piece, with their queue ids; the block's other lines, nine tenths of it, go. `known` are
-the ids that have been asked for: their lines are read at once. Bounded: a block is let go when its log has gone REACH
-bytes further, or with it more than CAPACITY ids would be kept.
+stood, by their queue ids; the others of their block, nine tenths of it, go. `known` are the ids that have been asked
+for: their lines are read at once. Bounded: a block's lines are let go when its log has gone REACH bytes further, or
+with them more than CAPACITY ids would be kept.
 """
 
 from __future__ import annotations

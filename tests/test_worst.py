@@ -29,7 +29,7 @@ from denyspam.filter import BARE, Filter, Reader
 from denyspam.grammar import parse_filter
 from denyspam.hints import Hints
 from denyspam.pattern import PATHS, Choice, Literal, Maybe, Part, Pattern
-from denyspam.scan import Scanner
+from denyspam.scan import Scanner, hyperscan
 from denyspam.stamp import Stamps
 
 FILTERS = [
@@ -235,3 +235,15 @@ def test_the_search_finds_a_product() -> None:
     assert max(ratio for ratio, _ in dearest(found, paths([found]), 25).values()) > 16
     with pytest.raises(FilterError, match=r"x\.filter:4:.*multiply"):
         parse_filter(text, "x.filter")
+
+
+@pytest.mark.skipif(hyperscan is None, reason="no hyperscan here")
+@pytest.mark.parametrize("text", [b"virus", b"... ", b": from=", b"reject: "])
+def test_a_log_of_nothing_but_needles_is_read_fast(text: bytes) -> None:
+    """Each costs a call from the engine, but only in the first block: 2,000 of them in a line took 0.6 ms."""
+    _, fast = paths(FILTERS).values()
+    line = b"2026-03-04T10:00:00Z mx postfix/smtpd[1]: " + text * (LONGEST // len(text))
+    block = b"\n".join([line] * 32)
+    fast(block)
+    ratio = min(min(fast(block) for _ in range(3)) / 32 / reference() for _ in range(6))
+    assert ratio < 1.5, ratio
