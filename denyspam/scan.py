@@ -79,7 +79,7 @@ def needles(patterns: Sequence[Pattern], dull: Sequence[Sample]) -> tuple[bytes,
         most = max(served.values())
         best = max([texts for texts, count in served.items() if count == most], key=ranks.__getitem__)
         chosen.update(best)
-        for number in {bisect_left(begins, end) - 1 for end, _ in _naive(best)(everything)} & waiting.keys():
+        for number in {bisect_left(begins, end) - 1 for end, _ in _places(best, everything)} & waiting.keys():
             rare, found = waiting[number]
             if any(_served(texts, best, chosen) for texts in found):
                 del waiting[number]
@@ -196,25 +196,29 @@ def _demands(patterns: Sequence[Pattern], texts: Sequence[bytes]) -> dict[int, t
     words = list({word for each in patterns for row in each.needles for word in row})
     begins = [0, *accumulate(len(word) + 1 for word in words)]
     joined, held = b"\n".join(words), dict.fromkeys(words, 0)
-    for end, number in _naive(texts, len(texts))(joined)[0]:
+    for end, number in _places(texts, joined):
         held[words[bisect_left(begins, end) - 1]] |= 1 << number
     rows = {id(each): [tuple(held[word] for word in row) for row in each.needles] for each in patterns}
     return {each: tuple(masks for masks in found if all(masks)) for each, found in rows.items()}
+
+
+def _places(texts: Sequence[bytes], block: bytes) -> list[tuple[int, int]]:
+    """Where in the block each of the texts ends, and its number; in this order."""
+    found = []
+    for number, text in enumerate(texts):
+        at = block.find(text)
+        while at >= 0:
+            found.append((at + len(text), number))
+            at = block.find(text, at + 1)
+    return sorted(found)
 
 
 def _naive(texts: Sequence[bytes], firm: int) -> Search:
     """The search by the standard library: each text by itself. Those from `firm` on are hints'."""
 
     def search(block: bytes) -> tuple[list[tuple[int, int]], list[list[int]]]:
-        found = []
-        for number, text in enumerate(texts):
-            at = block.find(text)
-            while at >= 0:
-                found.append((at + len(text), number))
-                at = block.find(text, at + 1)
-        found.sort()
-        ends = [[end for end, number in found if number == hint] for hint in range(firm, len(texts))]
-        return [hit for hit in found if hit[1] < firm], ends
+        ends = [[end for end, _ in _places((text,), block)] for text in texts[firm:]]
+        return _places(texts[:firm], block), ends
 
     return search
 
