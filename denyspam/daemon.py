@@ -234,7 +234,7 @@ class Daemon:
         self._save()
         await self.enforcer.stop(keep=not (stopped and self.flush))
         self._commit()
-        if self._timer is not None:  # not before the last await: what is decided meanwhile arms it anew
+        if self._timer is not None:  # not before the last await: a ban by hand meanwhile arms it anew
             self._timer.cancel()
         self.streams.clear()
         if self.heir is not None:
@@ -509,6 +509,8 @@ class Daemon:
     def _read(self, path: str) -> None:
         """Read a log to its end, or for a SLICE and then again after the loop's other work."""
         self._reading.discard(path)
+        if self._done.done():  # what this run would decide on now, nobody would carry out
+            return
         each = self.logs[path]
         pause = time.monotonic() + SLICE
         while True:
