@@ -35,6 +35,7 @@ RING = 16_384  # events kept as evidence
 EVIDENCE = 20  # lines a ban carries at most
 TEXT = 1_000  # bytes of a line kept as evidence
 USUAL = 65_536  # addresses whose keys are remembered, an attack's worth: 10 MB
+FRESH = 8_192  # more of them are forgotten each minute: to make their keys anew takes two microseconds each
 LOOKED = 8_192  # keys, of all windows together, that are looked at for the hottest: ten milliseconds at worst
 SERIALS = (1 << 32) - 1  # events are numbered up to this, and then anew
 YEAR = 365 * 86_400.0
@@ -412,6 +413,9 @@ class Judge:
 
     def tidy(self, since: float) -> int:
         """Forget whom no hit from `since` on could count any more; how many. For every minute."""
+        for usual in self._usual.values():
+            if len(usual) > FRESH:  # most are of addresses long gone
+                usual.clear()
         return sum(counter.window.tidy(since) for counter in self._all)
 
     @property
