@@ -34,6 +34,7 @@ from denyspam.window import LATE, Window
 RING = 16_384  # events kept as evidence
 EVIDENCE = 20  # lines a ban carries at most
 TEXT = 1_000  # bytes of a line kept as evidence
+ALONE = (None,)  # the widths of policies that all count the address itself, or its /64
 USUAL = 65_536  # addresses whose keys are remembered, an attack's worth: 10 MB
 FRESH = 8_192  # more of them are forgotten each minute: to make their keys anew takes two microseconds each
 LOOKED = 8_192  # keys, of all windows together, that are looked at for the hottest: ten milliseconds at worst
@@ -250,7 +251,9 @@ class Judge:
         return keys
 
     def _usual_keys(self, address: str, widths: tuple[int | None, ...]) -> tuple[str, ...]:
-        """Those while there is no grace."""
+        """Those while there is no grace. A botnet shows a new address with every line: most are told by their begin."""
+        if widths == ALONE and ":" not in address and address.partition(".")[0] not in self._spared_begin:
+            return (address,)
         if len(widths) == 1:
             key = self.key(address, widths[0])
             return () if key is None else (key,)
