@@ -437,7 +437,7 @@ class Scanner:
         if length:
             if line.startswith(head, start):
                 match = fit(line, start + length)
-        elif _headless(line, start):
+        elif _wordy(line, start):
             match = fit(line, start)
         if match is None:
             host, tree, match, start = self._otherwise(line, way, start, key)
@@ -565,6 +565,12 @@ class Scanner:
 
 
 def _headless(line: bytes, start: int) -> bool:
-    """Whether no header can stand there: none holds so many blanks, but for a container's own in front."""
+    """Whether no header can stand there."""
+    return _wordy(line, start) and COLLECTED.match(line, start) is None
+
+
+def _wordy(line: bytes, start: int) -> bool:
+    """Whether so many blanks stand there that no header does, but for one behind a container's own stamp, which no tree
+    takes for a body (UNTAGGED)."""
     colon = line.find(b": ", start, start + LONGEST)
-    return colon < 0 or (line.count(b" ", start, colon) > 3 and COLLECTED.match(line, start) is None)
+    return colon < 0 or line.count(b" ", start, colon) > 3

@@ -24,9 +24,8 @@ from denyspam.ways import TAIL, doubles
 
 _GROUP = re.compile(rb"\((?:\?P(?:<(?P<name>\w+)>|=(?P<again>\w+)\)))")
 
-UNTAGGED = (
-    rb"(?!\[|message repeated |std(?:out|err) |\d{4}-\d\d-\d\d )"  # nothing that TAGS take stands before the body
-)
+# Nothing that TAGS take stands before the body, nor what a container's output has of its own (COLLECTED)
+UNTAGGED = rb"(?!\[|message repeated |std(?:out|err) |[A-Z][a-z]{2} {1,2}\d|\d{4}-\d\d-\d\d[ T])"
 TEXTS = 12  # where more of them tell that a rival may fit, it is asked at once: that is quicker than to look for them
 PID = rb"\d{1,10}\]: "
 
