@@ -22,7 +22,7 @@ help:
 	@echo "make soak            a daemon under load, with faults, for half an hour (MINUTES=30)"
 	@echo "make faults          the tests of faults in their long form (a quarter of an hour)"
 	@echo "make fuzz            every parser before texts that are changed anywhere (EXAMPLES=5000 each; some minutes)"
-	@echo "make bench           measure speed, memory and the firewall, and write docs/benchmarks.md (a quarter of an hour)"
+	@echo "make bench           measure speed, memory and the firewall, and write docs/benchmarks.md (ten minutes)"
 	@echo "make pictures        the pictures of docs/, made by a browser, of a made-up month and a busy log (chromium, root; three minutes)"
 	@echo "make deb             build dist/denyspam.deb, a package for this release of Debian or Ubuntu"
 	@echo "make deb-test        install, upgrade, use and purge it under a systemd of its own (root; four minutes)"
