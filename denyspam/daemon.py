@@ -522,12 +522,11 @@ class Daemon:
             now = time.time()
             if blocks:
                 self.monitor.sees(path, blocks[-1].data, now)
-            joined = self._memory.joined if len(self.logs) > 1 else self.join.feed
             events = [
                 event
                 for block in blocks
                 for finding, place in each.findings(block, now)
-                for event in joined(finding, place)
+                for event in self._memory.joined(finding, place)
             ]
             self._count(events)
             decide = self.judge.decide if self.guard is None else self._decide

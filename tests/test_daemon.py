@@ -347,6 +347,21 @@ def test_an_old_offence_does_not_shorten_a_ban_by_hand(daemon: Live, network: Ne
     assert not network.connects(SERVER4, 25, SENDER)
 
 
+def test_what_exim_tells_syslog_twice_is_one_offence(daemon: Live) -> None:
+    """In a log that is the only one, as in several."""
+    daemon.configure(log="filters = exim\ntimezone = UTC\n")
+    daemon.log.touch()
+    daemon.start()
+    now = time.time()
+    head = f"{stamp(now)} mx exim[7]: H=(z) [{SENDER}] F=<a@b.example> rejected RCPT"
+    lines = [f"{head} <u{n}@far.example>: relay not permitted" for n in range(4)]
+    daemon.write([line for line in lines for _ in ("main", "reject")])
+    until(lambda: daemon.status()["events"], "all eight, which are read at once")
+    assert daemon.status()["events"] == {"relay": {"exim": 4}}
+    daemon.write([line.replace("far.", "fur.") for line in lines[:1] for _ in ("main", "reject")])
+    until(lambda: daemon.held() == {SENDER}, "the fifth")
+
+
 def test_no_question_falls_between_two_runs(daemon: Live) -> None:
     daemon.start()
     assert daemon.process
