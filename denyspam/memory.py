@@ -106,19 +106,19 @@ class Memory:
         """What was decided, ended and graced so far, for what is read next. The ledger's rows of bans that hold, and of
         those numbered above `told`. Raises sqlite3.Error."""
         since = now - self.judge.memory
-        kept = []
+        wanted = []
         self._last = 0
 
         def passing() -> Iterator[Past]:
             for row in ledger.since(min([*map(self._oldest, self.logs.values()), since])):
                 self._last = row[3]
                 if row[1] is None or row[3] > told:
-                    kept.append(row)
+                    wanted.append(row)
                 yield row
 
         graces = ledger.graces(since)
         self.judge.remember(passing(), graces, self._met)
-        return kept
+        return wanted
 
     def begin(self) -> None:
         """Find where in the logs to begin, while they are where they are: a stream keeps but the newest it said."""

@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 
 from denyspam.events import CLIENT, HARMLESS, Finding
 from denyspam.filter import COLLECTED, NO_QUEUE, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
-from denyspam.hints import ASKING, Block, Hints
+from denyspam.hints import Block, Hints, asks
 from denyspam.pattern import ENDINGS, IGNORE, Pattern, Words, escaped
 from denyspam.stamp import Stamps
 from denyspam.tree import UNTAGGED, Tree
@@ -390,11 +390,7 @@ class Scanner:
     ) -> list[Finding]:
         """The client lines that are asked for; the others are put off."""
         ids = [line[0] for line in lines]
-        asked = {
-            finding[4].encode()
-            for finding in found
-            if finding[4] is not None and (finding[2] is None or finding[1] in ASKING)
-        }
+        asked = {finding[4].encode() for finding in found if finding[4] is not None and asks(finding)}
         now = set(ids) if hints.every else hints.known.intersection(ids) | asked.intersection(ids)
         clients: list[Finding] = []
         if now:
