@@ -14,6 +14,7 @@ from live import Live, live, relay, until, virus, viruses
 
 from denyspam import memory
 from denyspam.apart import Loaded
+from denyspam.daemon import RELOADS
 from denyspam.events import Ban
 from denyspam.ledger import Ledger
 from denyspam.memory import Memory
@@ -250,12 +251,14 @@ def test_a_run_that_gave_way_does_nothing_any_more(tmp_path: Path) -> None:
         daemon.log.touch()
         daemon.start()
         assert daemon.process
-        time.sleep(1)  # a reload comes no earlier
+        until(lambda: time.time() > daemon.status()["started"] + RELOADS, "that a reload comes at once")
+        daemon.process.send_signal(signal.SIGSTOP)  # so that it finds both, and gives way with most still to be read
         daemon.write([relay(f"198.18.{n >> 8}.{n & 255}", time.time()) for n in range(40_000)])
-        until(lambda: said_of(daemon, " banned "), "the first ones")
         daemon.process.send_signal(signal.SIGHUP)
+        daemon.process.send_signal(signal.SIGCONT)
         until(lambda: said_of(daemon, READY) == 2, "the next run")
         until(lambda: said_of(daemon, " banned ") == 40_000, "all of them")
         until(lambda: not daemon.json("list"), "their ends")
         said = daemon.errors.read_text()
+        assert said.index(" banned ") < said.index(": reloading") < said.rindex(" banned ")
         assert said[said.rindex(READY) :].count(" released ") == daemon.status()["releases"]

@@ -167,7 +167,6 @@ def test_hints_change_nothing(lines: list[bytes]) -> None:
     assert simply(data) == settled([data])
 
 
-@pytest.mark.skipif(scan.hyperscan is None, reason="no hyperscan here")
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(SAMPLES + CLIENTS * 5), min_size=1, max_size=12), st.sampled_from(SAMPLES), st.data())
 def test_a_line_full_of_needles_changes_nothing(lines: list[bytes], before: bytes, data: st.DataObject) -> None:
