@@ -45,6 +45,7 @@ def run(conf: str, read: Callable[[], Loaded], *, flush: bool = False) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be obeyed: the files are being read anyway
     gc.set_threshold(GARBAGE)
     sys.setswitchinterval(SWITCH)
+    gc.collect()  # what the imports left, while we would wait; from here to `ready` there is nothing to be found
     loaded = read()
     fits(loaded[0], {})
     with locked(loaded[0].state):
@@ -78,12 +79,11 @@ async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
                 memory = None
                 if asked_again:
                     daemon.hangup()
+                _clear(first=beat is None)
                 beat = beat or loop.create_task(supervisor.beat(status))
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, stop)
                 loop.add_signal_handler(signal.SIGHUP, daemon.hangup)
-                gc.collect()  # the daemon before, a ring of objects: serve() would freeze it for good
-                give_back()
                 try:
                     why = await daemon.serve()
                 finally:
@@ -106,6 +106,13 @@ async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
     finally:
         await control.stop()
         ledger.close()
+
+
+def _clear(*, first: bool) -> None:
+    """Before serve() freezes for good what is there: the run before is a ring of objects."""
+    if not first:
+        gc.collect()
+    give_back()
 
 
 def _other_ledger(ledger: Ledger, error: sqlite3.Error) -> Ledger:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from denyspam.events import FilterError, Policy, SettingsError
-from denyspam.grammar import parse_duration, parse_filter, parse_policy
+from denyspam.grammar import PIECES_ALONE, _pieces, _read, _text, parse_duration, parse_filter, parse_policy
 
 
 @pytest.mark.parametrize(
@@ -216,3 +219,17 @@ def test_a_log_is_no_filter() -> None:
     assert "is this a log?" in refused("x" * 10_000_000)
     assert refused("\x7fELF\x00\x00").startswith("d:1:1: a control character")
     assert refused(HEAD + "relay " + "{?" * 2000).startswith("d:3:")
+
+
+def test_what_the_grammar_is_spared_it_would_read_alike() -> None:
+    texts = [
+        line.split(None, 1)[1].removeprefix(" ")
+        for file in sorted((Path(__file__).parent.parent / "filters").glob("*.filter"))
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.match(r"[a-z]\S* ", line) and not line.startswith(("filter ", "program ", "sample "))
+    ]
+    texts += [r"\{ {?a {ip}} {(a|b {name}\||{ip})} \# {<rcpt>}", "{?{?a}}", "{(a|{?b})}", "{(a)}", "a}", "{?", "\\a"]
+    alone = [text for text in texts if PIECES_ALONE.fullmatch(text)]
+    assert 300 < len(alone) < len(texts) - 6
+    for text in alone:
+        assert list(_pieces(text, 0)) == list(_read(_text, text)), text
