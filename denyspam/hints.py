@@ -54,32 +54,33 @@ class Hints:
         self._count = 0  # of those
         self._blocks: dict[str, deque[Block]] = {}
 
-    def keep(self, block: Block, lines: Sequence[tuple[bytes, int, int, int]], data: bytes) -> None:
-        """Put lines of a block off: of each its id, and where it begins and ends in the block's `data`."""
-        if not lines:
+    def keep(self, block: Block, ids: Sequence[bytes], lines: Sequence[Line]) -> None:
+        """Put lines of a block off, each by the id at its place in `ids`; in their order."""
+        if not ids:
             return
-        unread, last, text = self.unread, -1, b""
-        for queue_id, start, stop, _ in lines:
-            if start != last:
-                last, text = start, data[start:stop]
-            if queue_id in unread:
-                self._again(queue_id, block, start, text)
-            else:
-                unread[queue_id] = block, start, text
-        block.ids = [line[0] for line in lines]
-        block.keys = {start: block.keys[start] for _, start, _, _ in lines if start in block.keys} if block.keys else {}
+        unread = self.unread
+        if unread.keys().isdisjoint(ids) and len(set(ids)) == len(ids):
+            unread.update(zip(ids, lines, strict=True))
+        else:
+            for queue_id, line in zip(ids, lines, strict=True):
+                if queue_id in unread:
+                    self._again(queue_id, line)
+                else:
+                    unread[queue_id] = line
+        block.ids = ids
+        block.keys = {start: block.keys[start] for _, start, _ in lines if start in block.keys} if block.keys else {}
         blocks = self._blocks.setdefault(block.file, deque())
         blocks.append(block)
         reached = block.end - REACH
         while blocks and (blocks[0].end < reached or len(unread) + self._count > self._capacity):
             self._drop(blocks.popleft())
 
-    def _again(self, queue_id: bytes, block: Block, start: int, line: bytes) -> None:
+    def _again(self, queue_id: bytes, line: Line) -> None:
         """One more line of an id, unless it is the last: a line may hold the id a thousand times."""
         more = self._more.setdefault(queue_id, [])
-        last, place, _ = more[-1] if more else self.unread[queue_id]
-        if last is not block or place != start:
-            more.append((block, start, line))
+        last = more[-1] if more else self.unread[queue_id]
+        if last[0] is not line[0] or last[1] != line[1]:
+            more.append(line)
             self._count += 1
 
     def _drop(self, block: Block) -> None:

@@ -1,7 +1,8 @@
 """join: queue id -> client, in both directions; findings in, events out. Pure.
 
-An offence without an address belongs to the client of its queue id, named on an earlier line or a later one. One
-memory for all filters and logs, keyed by (host on the line, queue id).
+An offence without an address belongs to the client of its queue id, named on an earlier line or a later one: a client
+line, or another offence's. (Never a harmless line, though it may name him: most scanners leave these out.) One memory
+for all filters and logs, keyed by (host on the line, queue id).
 
 The horizon is measured from the lines, so that the sizes of chunks and the moment of a restart never change an answer:
 a client's line counts for an offence at most HOUR after it and REACH bytes further on in the client's log, or at most
@@ -142,7 +143,9 @@ class Join:
             time = log.time
         elif time > log.time:
             log.time = time
-        lapsed = self._lapse(log) if log.offences else ()
+        waiting = log.offences
+        late = waiting and (waiting[0].finding is None or log.time - waiting[0].time > HOUR)
+        lapsed = self._lapse(log) if late else ()
         if queue_id is None:
             if kind == CLIENT:
                 settled: Sequence[Event] = ()
@@ -150,7 +153,7 @@ class Join:
                 settled = (finding,) if finding.times == 1 else _settled(finding, address)
         elif not asks(finding):
             settled = _settled(finding, address)
-            if self._waiting:
+            if self._waiting and kind not in HARMLESS:
                 settled = (*self._resolve((finding.host, queue_id), address, time), *settled)
         else:
             text = queue_id.encode()
@@ -175,10 +178,11 @@ class Join:
                 self._afresh(key)
             self._remember(key, made(_Client, (address, time, finding.file, position)))
             return self._resolve(key, address, time)
+        resolved = () if address is None or kind in HARMLESS else self._resolve(key, address, time)
         if kind in ONCE and self._told_before(key, kind, time):
-            return () if address is None else self._resolve(key, address, time)
+            return resolved
         if address is not None:
-            return (*self._resolve(key, address, time), *_settled(finding, address))
+            return (*resolved, *_settled(finding, address))
         client = self._clients.get(key)
         if client is not None and self._near(client, time):
             return _settled(finding, client.address)

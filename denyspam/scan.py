@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 
 from denyspam.events import CLIENT, HARMLESS, Finding
 from denyspam.filter import COLLECTED, NO_QUEUE, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
-from denyspam.hints import Block, Hints, asks
+from denyspam.hints import Block, Hints, Line, asks
 from denyspam.pattern import ENDINGS, IGNORE, Pattern, Words, escaped
 from denyspam.stamp import Stamps
 from denyspam.tree import UNTAGGED, Tree
@@ -48,7 +48,7 @@ WAYS = 4096  # sets of needles remembered; a log has some tens
 
 _UNTAGGED = re.compile(UNTAGGED)
 made = tuple.__new__
-# (the end of a needle, its number), in this order; and of each hint's needle the ends, in order
+# (the end of a needle, its number), in this order; and of each hint where its second text ends, in order
 Search = Callable[[bytes], tuple[list[tuple[int, int]], list[list[int]]]]
 
 
@@ -114,7 +114,7 @@ class _Needles:
     """The needles of some filters' patterns, and what those of a line tell: a line's `key` has a bit for each.
 
     The needles of hints follow the others. They stand right behind a queue id: of each the text, another one that
-    stands further on (or b""), and its bit.
+    stands further on in its line (or b""), and its bit.
     """
 
     def __init__(self, filters: Sequence[Filter], *, brief: bool) -> None:
@@ -131,7 +131,9 @@ class _Needles:
         hints: dict[bytes, list[Pattern]] = {}
         for each in guessed:
             hints.setdefault(_behind(each) or b"", []).append(each)
-        self.search = (_naive if hyperscan is None else _hyperscan)((*texts, *hints), len(texts))
+        self.search = (_naive if hyperscan is None else _hyperscan)(
+            texts, [(text, _further(found)) for text, found in hints.items()]
+        )
         self.bits = [1 << number for number in range(len(texts))]
         self.bits.append(0)  # of the number -1
         self.hints = tuple(
@@ -213,26 +215,37 @@ def _places(texts: Sequence[bytes], block: bytes) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def _naive(texts: Sequence[bytes], firm: int) -> Search:
-    """The search by the standard library: each text by itself. Those from `firm` on are hints'."""
+def _naive(texts: Sequence[bytes], hints: Sequence[tuple[bytes, bytes]]) -> Search:
+    """The search by the standard library: each text by itself."""
+
+    def followed(text: bytes, further: bytes, block: bytes) -> list[int]:
+        at, found = block.find(text), []
+        while at >= 0:
+            stop = block.find(b"\n", at)
+            end = block.find(further, at + len(text), stop if stop >= 0 else len(block))
+            if end >= 0:
+                found.append(end + len(further))
+            at = block.find(text, at + 1)
+        return found
 
     def search(block: bytes) -> tuple[list[tuple[int, int]], list[list[int]]]:
-        ends = [[end for end, _ in _places((text,), block)] for text in texts[firm:]]
-        return _places(texts[:firm], block), ends
+        return _places(texts, block), [followed(*hint, block) for hint in hints]
 
     return search
 
 
-def _hyperscan(texts: Sequence[bytes], firm: int) -> Search:
+def _hyperscan(texts: Sequence[bytes], hints: Sequence[tuple[bytes, bytes]]) -> Search:
     """The search by Intel's library: all texts in one pass, five times as fast as others on 150 of them.
 
     Every place where a text stands costs 0.3 microseconds, and a hostile line may hold one two thousand times. Behind a
     block that has more of them than honest lines have, some are searched line by line, for each text once.
     """
+    expressions = [re.escape(text) for text in texts]
+    expressions += [rb"[^\n]*".join(map(re.escape, hint)) if hint[1] else re.escape(hint[0]) for hint in hints]
+    firm = len(texts)
     database, once = hyperscan.Database(), hyperscan.Database()
     for each, flags in ((database, 0), (once, hyperscan.HS_FLAG_SINGLEMATCH)):
-        expressions = [re.escape(text) for text in texts]
-        each.compile(expressions=expressions, ids=list(range(len(texts))), elements=len(texts), flags=flags)
+        each.compile(expressions=expressions, ids=list(range(len(expressions))), elements=len(expressions), flags=flags)
 
     hostile = 0  # blocks still to be searched line by line
 
@@ -242,7 +255,7 @@ def _hyperscan(texts: Sequence[bytes], firm: int) -> Search:
             hostile -= 1
             return by_line(block)
         found: list[tuple[int, int]] = []
-        ends: list[list[int]] = [[] for _ in texts[firm:]]
+        ends: list[list[int]] = [[] for _ in hints]
         append = found.append
 
         def met(number: int, _begin: int, end: int, _flags: int, _context: object) -> None:
@@ -259,7 +272,7 @@ def _hyperscan(texts: Sequence[bytes], firm: int) -> Search:
 
     def by_line(block: bytes) -> tuple[list[tuple[int, int]], list[list[int]]]:
         found: list[tuple[int, int]] = []
-        ends: list[list[int]] = [[] for _ in texts[firm:]]
+        ends: list[list[int]] = [[] for _ in hints]
         start = 0
 
         def met(number: int, _begin: int, end: int, _flags: int, _context: object) -> None:
@@ -327,10 +340,11 @@ class Scanner:
         """
         found: list[Finding] = []
         hits, ends = self._needles.search(block)
-        hints = self._hinted(block, ends, now)
-        beside = {start: bit for _, start, _, bit in hints} if len(hints) else {}
-        bits, ways, read = self._needles.bits, self._ways, self._read
         keys: dict[int, int] = {}  # of the lines that hold firm needles
+        where = offset if place is None else place
+        told = Block(self._file, where, where + len(block), self._client, offset, now, keys)
+        ids, lines, beside = self._hinted(block, ends, told)
+        bits, ways, read = self._needles.bits, self._ways, self._read
         start = stop = key = counted = 0
         hits.append((len(block) + 1, -1))
         for end, needle in hits:
@@ -353,56 +367,61 @@ class Scanner:
             stop = block.find(b"\n", end)
             if stop < 0:
                 stop = len(block)
-        if hints and self._hints is not None:
-            where = offset if place is None else place
-            told = Block(self._file, where, where + len(block), self._client, offset, now, keys)
-            clients = self._guess(block, hints, found, told, self._hints)
+        if ids and self._hints is not None:
+            clients = self._guess(told, ids, lines, found, self._hints)
             if clients:  # by offset
                 return sorted((*found, *clients), key=itemgetter(7))
         return found
 
-    def _hinted(self, data: bytes, ends: list[list[int]], now: float) -> list[tuple[bytes, int, int, int]]:
-        """Of the lines that seem to say whose a queue id is the id, where they begin and end, and the hint's bit."""
-        found: list[tuple[bytes, int, int, int]] = []
+    def _hinted(
+        self, data: bytes, ends: list[list[int]], block: Block
+    ) -> tuple[list[bytes], list[Line], dict[int, int]]:
+        """The lines that seem to say whose a queue id is: the ids, the lines, where one begins -> its hint's bit."""
+        ids: list[bytes] = []
+        lines: list[Line] = []
+        beside: dict[int, int] = {}
         for (text, further, bit), places in zip(self._needles.hints, ends, strict=True):
-            before, stop = len(found), 0
+            before, stop = len(lines), 0
             for place in places:
                 if place <= stop:
-                    continue  # the line's first is the one that can begin its body
-                end = place
-                start = data.rfind(b"\n", stop, end) + 1
-                stop = data.find(b"\n", end)
+                    continue
+                start = data.rfind(b"\n", stop, place) + 1
+                stop = data.find(b"\n", place)
                 if stop < 0:
                     stop = len(data)
-                if data[start] == 60:  # <: but what precedes the body may hold anything (RFC 5424)
-                    line = data[start:stop]
-                    _, _, body = self._reader.header(line, self._stamps.read(line, now)[1])
-                    end = data.find(text, start + body, stop) + len(text)
-                if data.find(further, end, stop) >= 0:
-                    at = end - len(text)
-                    found.append((data[data.rfind(b" ", start, at) + 1 or start : at], start, stop, bit))
-            if before and len(found) > before:
-                found.sort(key=itemgetter(1))
-        return found
+                line = data[start:stop]
+                at = line.find(text)  # the first is the one that can begin the body
+                if line[0] == 60:  # <: but what precedes the body may hold anything (RFC 5424)
+                    _, _, body = self._reader.header(line, self._stamps.read(line, block.now)[1])
+                    at = line.find(text, body)
+                    if at < 0 or line.find(further, at + len(text)) < 0:
+                        continue
+                ids.append(line[line.rfind(b" ", 0, at) + 1 : at])
+                lines.append((block, start, line))
+            beside.update((line[1], bit) for line in lines[before:])
+            if 0 < before < len(lines):
+                order = sorted(range(len(lines)), key=lambda number: lines[number][1])
+                ids, lines = [ids[number] for number in order], [lines[number] for number in order]
+        return ids, lines, beside
 
     def _guess(
-        self, data: bytes, lines: list[tuple[bytes, int, int, int]], found: list[Finding], block: Block, hints: Hints
+        self, block: Block, ids: list[bytes], lines: list[Line], found: list[Finding], hints: Hints
     ) -> list[Finding]:
         """The client lines that are asked for; the others are put off."""
-        ids = [line[0] for line in lines]
         asked = {finding[4].encode() for finding in found if finding[4] is not None and asks(finding)}
         now = set(ids) if hints.every else hints.known.intersection(ids) | asked.intersection(ids)
         clients: list[Finding] = []
         if now:
             told = {finding[7] for finding in found if finding[1] == CLIENT}
-            for queue_id, start, stop, _ in lines:
+            for queue_id, (_, start, line) in zip(ids, lines, strict=True):
                 if queue_id in now and block.offset + start not in told:
                     told.add(block.offset + start)  # a line may hold a thousand needles, and says one thing
-                    client = self._client(block, start, data[start:stop])
+                    client = self._client(block, start, line)
                     if client is not None:
                         clients.append(client)
-            lines = [line for line in lines if line[0] not in now]
-        hints.keep(block, lines, data)
+            lines = [line for queue_id, line in zip(ids, lines, strict=True) if queue_id not in now]
+            ids = [queue_id for queue_id in ids if queue_id not in now]
+        hints.keep(block, ids, lines)
         return clients
 
     def _client(self, block: Block, start: int, line: bytes) -> Finding | None:

@@ -31,7 +31,7 @@ def test_lines_wait_as_they_stood(lines: list[bytes], chosen: list[tuple[bytes, 
     )
     chosen = sorted(((name, number % len(lines)) for name, number in chosen), key=lambda each: each[1])
     hints = Hints()
-    hints.keep(block, [(name, starts[n], starts[n] + len(lines[n]), 1) for name, n in chosen], whole)
+    hints.keep(block, [name for name, _ in chosen], [(block, starts[n], lines[n]) for _, n in chosen])
     assert set(hints.unread) == {name for name, _ in chosen}
     for name in list(hints.unread):
         asked.clear()

@@ -160,6 +160,17 @@ def test_the_fast_path_tells_what_the_simple_one_tells(log: Path) -> None:
     assert expected == settled([data], brief=False)
 
 
+def test_a_harmless_line_says_nobodys_offence() -> None:
+    """It names the client of the queue id, but a scanner that looks for offences alone does not read it."""
+    head = b"Mar  4 10:00:00 mx sm-mta[2034]: 624A00aa002034: "
+    data = (
+        head + b"Milter: to=<virus@example.org>, reject=550 5.7.1 virus\n"
+        + head + b"ruleset=check_rcpt, arg1=<u@example.org>, relay=host8.example [192.0.2.8], reject=451 4.7.1 later\n"
+    )  # fmt: skip
+    assert [event.address for event in simply(data)] == [None]
+    assert simply(data) == settled([data]) == settled([data], brief=False)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(SAMPLES) | st.sampled_from(CLIENTS), max_size=30))
 def test_hints_change_nothing(lines: list[bytes]) -> None:
