@@ -18,7 +18,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from operator import itemgetter
 from weakref import WeakValueDictionary
@@ -243,9 +243,15 @@ def _hyperscan(texts: Sequence[bytes], hints: Sequence[tuple[bytes, bytes]]) -> 
     expressions = [re.escape(text) for text in texts]
     expressions += [rb"[^\n]*".join(map(re.escape, hint)) if hint[1] else re.escape(hint[0]) for hint in hints]
     firm = len(texts)
-    database, once = hyperscan.Database(), hyperscan.Database()
-    for each, flags in ((database, 0), (once, hyperscan.HS_FLAG_SINGLEMATCH)):
-        each.compile(expressions=expressions, ids=list(range(len(expressions))), elements=len(expressions), flags=flags)
+
+    def compiled(flags: int) -> hyperscan.Database:
+        database = hyperscan.Database()
+        numbers = list(range(len(expressions)))
+        database.compile(expressions=expressions, ids=numbers, elements=len(numbers), flags=flags)
+        return database
+
+    database = compiled(0)
+    once = cache(partial(compiled, hyperscan.HS_FLAG_SINGLEMATCH))  # 40 ms, and few logs need it
 
     hostile = 0  # blocks still to be searched line by line
 
@@ -273,7 +279,7 @@ def _hyperscan(texts: Sequence[bytes], hints: Sequence[tuple[bytes, bytes]]) -> 
     def by_line(block: bytes) -> tuple[list[tuple[int, int]], list[list[int]]]:
         found: list[tuple[int, int]] = []
         ends: list[list[int]] = [[] for _ in hints]
-        start = 0
+        start, scan = 0, once().scan
 
         def met(number: int, _begin: int, end: int, _flags: int, _context: object) -> None:
             if number < firm:
@@ -282,7 +288,7 @@ def _hyperscan(texts: Sequence[bytes], hints: Sequence[tuple[bytes, bytes]]) -> 
                 ends[number - firm].append(start + end)
 
         for line in block.split(b"\n"):
-            once.scan(line, match_event_handler=met)
+            scan(line, match_event_handler=met)
             start += len(line) + 1
         found.sort()
         return found, ends
