@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (lines as the servers print them)
-"""logs: a mail server's log of thirty days, made up: `python -m bench.logs postfix 300000 --seed 1 > FILE`.
+"""logs: a mail server's log of thirty days, made up: `python -m bench.logs postfix 300000 --seed 1 -o FILE`.
 
     postfix       smtpd, submission, cleanup, qmgr, smtp, lmtp, bounce, anvil, by syslog
     exim          the mainlog as exim itself writes it
@@ -714,7 +714,7 @@ def write(log: Log, file: BinaryIO) -> None:
 
 
 def save(log: Log, path: str) -> None:
-    """As a file that was last changed at its last stamp, by which stamps without a year are read."""
+    """As a file that was last changed at its last stamp."""
     with open(path, "wb") as file:
         write(log, file)
     os.utime(path, (log.last + 1, log.last + 1))
@@ -730,11 +730,15 @@ def main() -> None:
     )
     parser.add_argument("--hostile", type=float, default=HOSTILE, help="the share of hostile sessions (0.30)")
     parser.add_argument("--stamp", choices=("syslog", "rfc3339"), default="syslog")
+    parser.add_argument("-o", "--output", help="a file, changed last at its last stamp, by which its year is known")
     asked = parser.parse_args()
     log = Log(
         asked.server, asked.lines, seed=asked.seed, share=asked.offences, hostile=asked.hostile, stamp=asked.stamp
     )
-    write(log, sys.stdout.buffer)
+    if asked.output:
+        save(log, asked.output)
+    else:
+        write(log, sys.stdout.buffer)
     print(
         f"{asked.lines} lines, about {log.offences} offences by {log.addresses} addresses, "
         f"{log.hostile} of {log.sessions} sessions hostile",

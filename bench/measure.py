@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.logs import Log, save
-
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench/results.json"
 DENYSPAM = (sys.executable, "-m", "denyspam.cli")
@@ -36,7 +34,7 @@ class Used:
 
     cpu: float  # seconds
     wall: float  # seconds
-    peak: float  # MB of resident memory
+    peak: float  # MB of resident memory; our own where that is more
     code: int
 
 
@@ -136,10 +134,14 @@ def scratch() -> Iterator[Path]:
 
 
 def log_file(folder: Path, server: str, lines: int, *, share: float | None = None, seed: int = 1) -> str:
-    """A made-up log as a file, made once per folder."""
+    """A made-up log as a file, made once per folder; by a child, since Linux counts a process's peak of memory from its
+    parent's at that moment, and a log in the making would be in every figure."""
     path = folder / f"{server}-{lines}-{'' if share is None else share}-{seed}.log"
     if not path.exists():
-        save(Log(server, lines, seed=seed, share=share), str(path))
+        command = [sys.executable, "-m", "bench.logs", server, str(lines), "--seed", str(seed), "-o", str(path)]
+        if share is not None:
+            command += ["--offences", str(share)]
+        subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     return str(path)
 
 

@@ -85,7 +85,8 @@ def compare(
             idle[name].append(run(command, empty).cpu)
             warm[name].append(run(command, few).cpu)
             busy[name].append(run(command, path, str(out)))
-            told[name] = out.read_bytes().count(b"\n")
+            with out.open("rb") as said:
+                told[name] = sum(1 for _ in said)
     return {
         name: {
             "lines_per_cpu_second": measure.spread(
