@@ -26,6 +26,18 @@ from denyspam.filter import untagged
 CAPACITY = 65_536  # findings; a minute of a flood in one log before the other is read
 
 
+class Once:
+    """The findings of so many logs, those of each in order. Ask once for each."""
+
+    def __init__(self, logs: int) -> None:
+        self._twice = Twice()
+        self._copies = Copies() if logs > 1 else None
+
+    def is_copy(self, finding: Finding) -> bool:
+        """Whether its log told it just before for another of exim's logs, or another log told it."""
+        return self._twice.is_copy(finding) or (self._copies is not None and self._copies.is_copy(finding))
+
+
 class Copies:
     """The findings of several logs, in any order. Ask once for each."""
 

@@ -30,7 +30,7 @@ from math import inf
 
 from denyspam import sources
 from denyspam.apart import Loaded
-from denyspam.copies import Copies, Twice
+from denyspam.copies import Once
 from denyspam.events import Event, Finding, Network, Past
 from denyspam.filter import Filter
 from denyspam.guard import Guard
@@ -65,8 +65,6 @@ class Memory:
         self.loaded = loaded
         self.made_of = made_of(loaded)
         self.judge = settings.judge(own)
-        self.copies = Copies()
-        self.twice = Twice()
         self.join = Join()
         self.guard: Guard | None = None  # hears what is read again
         saved = ledger.positions()
@@ -76,6 +74,7 @@ class Memory:
             lent = before.logs.streams()
         hints = None if settings.guarded else self.join.hints
         self.logs: Logs = Logs(settings.logs, filters, saved, now, hints, streams, lent)
+        self._once = Once(len(self.logs))
         self._shared = set() if before is None else self.logs.keys() & before.logs.keys()
         self._now = now
         self._met = 0  # the number of the last ban whose place was passed
@@ -96,7 +95,7 @@ class Memory:
 
     def joined(self, finding: Finding, place: int) -> Sequence[Event]:
         """The events that a finding completes; none where another log told the same line before, or this one."""
-        if self.twice.is_copy(finding) or (len(self.logs) > 1 and self.copies.is_copy(finding)):
+        if self._once.is_copy(finding):
             return ()
         return self.join.feed(finding, place)
 

@@ -19,7 +19,7 @@ from datetime import tzinfo
 from typing import BinaryIO
 
 from denyspam import journal, show
-from denyspam.copies import Copies, Twice
+from denyspam.copies import Once
 from denyspam.events import HARMLESS, Ban, Event, Finding
 from denyspam.filter import Filter
 from denyspam.fuse import ACCEPT
@@ -103,10 +103,9 @@ def events(
 
 def merged(streams: Sequence[Stream], join: Join, *, copies: bool) -> Iterator[Event]:
     """The events of these streams; see `events`."""
-    once = None if copies or len(streams) < 2 else Copies()
-    twice = None if copies else Twice()
+    once = None if copies else Once(len(streams))
     for _, finding, place in heapq.merge(*streams, key=lambda one: one[0]) if len(streams) > 1 else streams[0]:
-        if not (twice and twice.is_copy(finding)) and not (once and once.is_copy(finding)):
+        if once is None or not once.is_copy(finding):
             yield from join.feed(finding, place)
     yield from join.flush()
 
