@@ -155,19 +155,44 @@ _denyspam "$@"
 
 
 def fish(found: list[Command]) -> str:
-    lines = ["# fish completion for denyspam(8)", "complete -c denyspam -f"]
+    lines = [FISH.rstrip("\n")]
     for each in found:
-        lines.append(f"complete -c denyspam -n __fish_use_subcommand -a {each.name} -d {_quote(each.text)}")
-        seen = f"-n '__fish_seen_subcommand_from {each.name}'"
+        lines.append(f"complete -c denyspam -n '__denyspam_at \"\"' -a {each.name} -d {_quote(each.text)}")
+        here = f"-n '__denyspam_at {each.name}'"
         for option, (text, value) in each.options.items():
             name = f"-l {option[2:]}" if option.startswith("--") else f"-s {option[1:]}"
             more = {"": "", "file": " -r -F", "folder": " -r -F", "word": " -x"}[value]
-            lines.append(f"complete -c denyspam {seen} {name}{more} -d {_quote(text)}")
+            lines.append(f"complete -c denyspam {here} {name}{more} -d {_quote(text)}")
         if each.words == "address":
-            lines.append(f'complete -c denyspam {seen} -a "({BANNED.replace(chr(34), chr(92) + chr(34))})"')
+            lines.append(f'complete -c denyspam {here} -a "({BANNED.replace(chr(34), chr(92) + chr(34))})"')
         elif each.words:
-            lines.append(f"complete -c denyspam {seen} -F")
+            lines.append(f"complete -c denyspam {here} -F")
     return "\n".join(lines) + "\n"
+
+
+FISH = """\
+# fish completion for denyspam(8)
+function __denyspam_at --argument-names wanted --description 'whether this is the command; "": none is there yet'
+    set -l words (commandline -opc)
+    set -l command ''
+    set -e words[1]
+    while set -q words[1]; and test -z "$command"
+        switch $words[1]
+            case -c
+                set -e words[1]
+            case '-*'
+            case '*'
+                set command $words[1]
+        end
+        set -e words[1]
+    end
+    test "$command" = "$wanted"
+end
+complete -c denyspam -f
+complete -c denyspam -n '__denyspam_at ""' -s c -r -F -d configuration
+complete -c denyspam -n '__denyspam_at ""' -l help -d help
+complete -c denyspam -n '__denyspam_at ""' -l version -d version
+"""
 
 
 if __name__ == "__main__":

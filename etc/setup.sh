@@ -105,12 +105,15 @@ fetch() {
     fi
 }
 
-# A browser, for the tests of the report's page: in CI alone, where nobody minds 300 MB. Without it they are skipped.
-browser() {
-    if [ -z "${CI:-}" ] || has_command chromium || ! has_command apt-get; then return; fi
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
-        -o DPkg::Lock::Timeout=300 chromium </dev/null >/dev/null 2>&1 ||
-        say "no chromium to be had: the tests of the report in a browser are skipped"
+# A browser and two shells, for the tests of the report's page and of completion: in CI alone, where nobody minds 350 MB.
+# Without them these tests are skipped.
+guests() {
+    if [ -z "${CI:-}" ] || ! has_command apt-get; then return; fi
+    for program in chromium fish zsh; do
+        has_command $program || as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+            --no-install-recommends -o DPkg::Lock::Timeout=300 $program </dev/null >/dev/null 2>&1 ||
+            say "no $program to be had: tests that need it are skipped"
+    done
 }
 
 # Every extra that setup.cfg names, so that a new one needs no line here.
@@ -162,7 +165,7 @@ named=${2:-}
 find_python "$named"
 case ${1:-} in
     system) system ;;
-    tests) tests; browser ;;
+    tests) tests; guests ;;
     venv) venv; compile_checkout ;;
     *) die "usage: setup.sh system|tests|venv [PYTHON]" ;;
 esac

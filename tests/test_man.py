@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import pty
 import re
+import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +35,11 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         if isinstance(action, argparse._SubParsersAction):
             for name, each in action.choices.items():
                 yield name, [option for one in each._actions for option in one.option_strings]
+
+
+def needed(program: str) -> str:
+    """Its path; a test that needs it is skipped without."""
+    return shutil.which(program) or pytest.skip(f"{program} is not installed: apt-get install {program}")
 
 
 def plain(page: str) -> str:
@@ -182,7 +190,7 @@ def _program(folder: Path, daemon: Live) -> Path:
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_can_read_theirs(shell: str, tmp_path: Path) -> None:
+def test_other_shells_know_every_option(shell: str) -> None:
     script = completion(shell)
     for command, options in commands():
         assert command in script
@@ -190,8 +198,69 @@ def test_other_shells_can_read_theirs(shell: str, tmp_path: Path) -> None:
             assert (
                 option if shell == "zsh" else f" {'-l' if option[1] == '-' else '-s'} {option.lstrip('-')}"
             ) in script
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
-    (tmp_path / "script").write_text(script)
-    done = subprocess.run([shell, "-n", tmp_path / "script"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_fish_completes(banning: Path) -> None:
+    def offered(words: str) -> list[str]:
+        done = subprocess.run(
+            [needed("fish"), "--no-config", "-c", f"source {banning}/fish; complete -C '{words}'"],
+            cwd=ROOT / "docs",
+            env={**os.environ, "HOME": str(banning), "PATH": f"{banning}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert not done.stderr
+        return [line.partition("\t")[0] for line in done.stdout.splitlines()]
+
+    (banning / "fish").write_text(completion("fish"))
+    assert offered("denyspam re") == ["release", "replay", "report", "resume"]
+    assert offered("denyspam -c /x stat") == ["status"]
+    assert offered("denyspam -c /x list --w") == ["--withheld"]
+    assert offered("denyspam events ac") == offered("denyspam events -c ac") == ["actions.md"]
+    assert offered("denyspam why ") == ["192.0.2.7", "2001:db8::/64"]
+    assert offered("denyspam release --note x 2") == ["2001:db8::/64"]
+    assert offered("denyspam ban 2") == offered("denyspam list ") == []
+
+
+def test_zsh_completes(banning: Path) -> None:
+    """At a terminal, by the Tab key: zsh offers it in no other way."""
+    needed("zsh")
+    (banning / "_denyspam").write_text(completion("zsh"))
+    (banning / ".zshrc").write_text(f"PS1='ready> '\nfpath=({banning} $fpath)\nautoload -Uz compinit\ncompinit -u -D\n")
+    shell, terminal = pty.fork()
+    if shell == 0:
+        os.environ.update(ZDOTDIR=str(banning), PATH=f"{banning}:{os.environ['PATH']}", TERM="dumb", COLUMNS="200")
+        os.execvp("zsh", ["zsh", "-i"])
+    try:
+        said = _until_said(terminal, b"ready> ")
+        for words, expected in (
+            (b"denyspam -c /x stat", b"status"),
+            (b"denyspam list --w", b"--withheld"),
+            (b"denyspam release 2", b"2001:db8::/64"),
+        ):
+            os.write(terminal, words + b"\t")
+            said = _until_said(terminal, expected)
+            os.write(terminal, b"\x15")  # Ctrl-U: away with the line
+        assert b"error" not in said
+    finally:
+        os.kill(shell, signal.SIGKILL)
+        os.waitpid(shell, 0)
+        os.close(terminal)
+
+
+def _until_said(terminal: int, text: bytes) -> bytes:
+    said = b""
+    while text not in said:
+        assert select.select([terminal], [], [], 60)[0], said
+        said += os.read(terminal, 4096)
+    return said
+
+
+@pytest.fixture
+def banning(tmp_path: Path) -> Path:
+    """A folder with a `denyspam` that knows of two bans."""
+    program = tmp_path / "denyspam"
+    program.write_text("""#!/bin/sh\necho '[{"address": "192.0.2.7"}, {"address": "2001:db8::/64"}]'\n""")
+    program.chmod(0o755)
+    return tmp_path
