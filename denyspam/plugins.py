@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files as resources
 from typing import Any, Protocol
 
+from denyspam import cached
 from denyspam.conffile import read_settings
 from denyspam.events import ActionError, Ban, FilterError, Held, SettingsError, Target
 from denyspam.filter import Filter
@@ -106,7 +107,13 @@ class Filters:
         found = _resolve(self._points[name])
         if isinstance(found, Filter):
             return found
-        return parse_filter(found, f"{name}.filter", proved=not self._thorough)
+        if self._thorough:
+            return parse_filter(found, f"{name}.filter")
+        before = cached.load(name, found)
+        if before is None:
+            before = parse_filter(found, f"{name}.filter", proved=True)
+            cached.save(name, found, before)
+        return before
 
 
 def _resolve(point: EntryPoint) -> Filter | str:
