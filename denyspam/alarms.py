@@ -31,6 +31,7 @@ NAMES = {
     "log-stopped": Kind(0.0, 0.0, "a log is silent for longer than its habit"),
     "stamps-skewed": Kind(0.0, 0.0, "a log's stamps are not of the time at which its lines arrive"),
     "lines-untaken": Kind(0.0, 0.0, "lines look like refusals, and no filter takes them"),
+    "bans-ineffective": Kind(0.0, 0.0, "clients who are banned offend as before"),
     "ledger": Kind(10.0, 60.0, "the ledger cannot be written"),
     "firewall": Kind(10.0, 60.0, "the firewall refuses bans"),
     "clock-stepped": Kind(0.0, 600.0, "the clock was stepped"),

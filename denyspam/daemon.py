@@ -533,6 +533,7 @@ class Daemon:
             bans = [ban for event in events for ban in decide(event)]
             if bans:
                 self.decided(bans, now)
+            self.monitor.hears(events, now)
             if self._coming is not None:
                 self._coming.take(path, blocks, now)
             if not each.source.behind or time.monotonic() > pause:

@@ -20,23 +20,26 @@ import json
 import logging
 import os
 import resource
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
 from denyspam import metrics, show
 from denyspam.alarms import Alarms, Change
 from denyspam.enforce import Enforcer
+from denyspam.events import Ban, Event, Target
 from denyspam.exporter import Exporter
 from denyspam.filter import Filter
 from denyspam.host import zone
 from denyspam.ledger import MEMORY, Ledger
 from denyspam.logfile import Logs
 from denyspam.notify import Notifier
+from denyspam.policy import Judge
 from denyspam.settings import LogSettings, Settings
 from denyspam.silence import Silence
 from denyspam.skew import BEGINS, ENDS, Alongside, Skew
 from denyspam.stamp import Stamps
+from denyspam.unstopped import Unstopped
 from denyspam.untaken import Untaken
 
 log = logging.getLogger("denyspam")
@@ -45,6 +48,8 @@ RETRY = 5.0  # seconds between two tries to serve the metrics
 SAMPLE = 8192  # bytes: some fifty lines
 SPARE = 0.005  # seconds a tick for the samples of all logs
 KEEP = 3600.0  # seconds between two times that what was learned is kept
+HEARD = 8  # events of a reading that are asked for the ban that should have stopped them: 3 microseconds each
+KERNEL = ("nftables", "iptables")  # actions by which a banned client is not even heard by the mail server
 SHORT = 600.0  # seconds of a restart: a log that was silent before is thought to have been silent meanwhile
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -56,8 +61,11 @@ class Monitored(Protocol):
     filters: dict[str, list[Filter]]
     ledger: Ledger
     enforcer: Enforcer
+    judge: Judge
     logs: Logs
     notifier: Notifier
+    pending: set[Target]
+    withheld: dict[Target, str]
 
 
 class _Log:
@@ -149,6 +157,8 @@ class Monitor:
             each.path: _Log(each, daemon.filters[each.path], facts.get(f"habit {each.path}"), now)
             for each in daemon.settings.logs
         }
+        self._unstopped = Unstopped()
+        self._kernel = daemon.settings.mode == "enforce" and daemon.settings.action in KERNEL
         self._keep = now + KEEP
         self._turn = 0
         self._told = ""
@@ -180,6 +190,7 @@ class Monitor:
         look("ledger", ledger_fault(daemon.ledger), now)
         fault = daemon.enforcer.trouble
         look("firewall", fault and f"{show.count(daemon.enforcer.waiting, 'order')} not taken: {fault}", now)
+        look("bans-ineffective", self._unstopped.sentence(now), now)
         self._look(now)
         self._listen()
         for change in self.alarms.changes(now):
@@ -205,6 +216,26 @@ class Monitor:
         """Some whole lines of a log, as they were read."""
         each = self._daemon.logs[path]
         self._logs[each.section].sees(data, now, each.live and not each.source.behind)
+
+    def hears(self, events: Sequence[Event], now: float) -> None:
+        """What these were read as; of many, the newest are looked at."""
+        for event in events[-HEARD:] if self._kernel else ():
+            ban = self._stopping(event)
+            if ban is not None:
+                self._unstopped.heard(event, ban, now)
+
+    def _stopping(self, event: Event) -> Ban | None:
+        """The ban that the kernel holds for its client, and that was made for offences of its kind."""
+        judge = self._daemon.judge
+        for policy in judge.policies:
+            if event.address is None or policy.kind not in (event.kind, "any"):
+                continue
+            target = Target.named(judge.key(event.address, policy.prefix) or "", policy.ports or judge.ports)
+            ban = judge.active.get(target)
+            held = target not in self._daemon.pending and target not in self._daemon.withheld
+            if ban is not None and ban.rule == policy.name and held:
+                return ban
+        return None
 
     def minutely(self, now: float) -> None:
         there = {each.section for each in self._daemon.logs.values() if each.source.present}
@@ -233,6 +264,7 @@ class Monitor:
     def stepped(self, seconds: float, now: float) -> None:
         """The clock was set by so much; it is `now` since."""
         self.alarms.shift(seconds)
+        self._unstopped.shift(seconds)
         for each in self._logs.values():
             each.heard += seconds
             each.silence.shift(seconds)
