@@ -215,6 +215,7 @@ class Answers:
             "graces": [_grace(each) for each in self._daemon.judge.graces(time.time(), network)],
             "bans": [self._row(ban) for ban in covering if ban.target not in self._daemon.withheld],
             "withheld": [self._row(ban) for ban in covering if ban.target in self._daemon.withheld],
+            "within": [] if _single(network) else self._inside(network),
             "sender": self._sender(network),
             "kernel": kernel,
             "lines": [] if open_row is None else [_plain(one) for one in self._daemon.ledger.evidence(open_row.id)],
@@ -223,6 +224,10 @@ class Answers:
             "seen": [_seen(event) for event in hits],
         }
 
+    def _inside(self, network: Network) -> list[dict[str, Any]]:
+        """The bans of what lies in it, but not its own."""
+        return [self._row(ban) for ban in self._daemon.judge.within(network) if ban.target.network != network]
+
     def _sender(self, network: Network) -> str:
         """What is known of it as one who sends us mail."""
         if self._daemon.guard is None or not _single(network):
@@ -230,7 +235,7 @@ class Answers:
         return self._daemon.guard.about(str(network.network_address), time.time())
 
     async def _ban(self, request: dict[str, Any], user: str) -> dict[str, Any]:
-        seconds = float(request.get("seconds") or MANUAL)
+        seconds = MANUAL if request.get("seconds") is None else float(request["seconds"])
         if not 1 <= seconds <= LONGEST:
             raise ValueError("a ban lasts from one second to ten years")
         note = _note(request)
@@ -305,7 +310,10 @@ class Answers:
             network = _network(text)
             kept[self._counted(text)] = None
             covering = self._daemon.judge.covering(network)
-            here = [ban for ban in covering if ban.target.network == network] or covering
+            here = [ban for ban in covering if ban.target.network == network]
+            if not _single(network):
+                here += self._daemon.judge.within(network)
+            here = here or covering
             found.update((ban.target, ban) for ban in here)
             if not here:
                 missing.append(str(text))
@@ -317,10 +325,13 @@ class Answers:
             self._daemon.ledger.grace(each)
             log.info("grace for %s for %s: by %s", Target(each.network, ()), show.duration(each.until - now), user)
         self._daemon.end(found, user, note)
+        # Somebody who is let out here may still be shut out by a wider ban.
+        still = {ban.target: ban for network in kept for ban in self._daemon.judge.covering(network)}
         await self._daemon.enforcer.settled()
         return {
             "released": [str(target) for target in found],
             "missing": missing,
+            "still": [self._row(ban) for ban in still.values()],
             "graces": [_grace(each) for each in graces],
             "fault": self._daemon.enforcer.trouble,
         }

@@ -483,6 +483,8 @@ def _release(asked: argparse.Namespace) -> int:
         print("nothing is banned", file=sys.stderr)
     for address in answer["missing"]:
         print(f"denyspam: {address} is not banned", file=sys.stderr)
+    for ban in answer["still"]:
+        print(f"denyspam: {ban['address']} is still banned, and with it what lies in it", file=sys.stderr)
     for line in sentences.graces(answer["graces"], _zone(), time.time()):
         print(line)
     _firewall(answer)

@@ -434,11 +434,18 @@ class Judge:
     def covering(self, network: Network) -> list[Ban]:
         """The bans that hold for `network`: its own and those of networks around it, the narrowest first."""
         found = []
-        for prefix in range(network.prefixlen, -1, -1):
-            wide = network.supernet(new_prefix=prefix)
-            bans = (self._active.get(Target(wide, ports)) for ports in self._port_lists)
+        number, most = int(network.network_address), network.max_prefixlen
+        for prefix in range(network.prefixlen, -1, -1):  # in numbers: ten thousand may be asked for at once
+            low = most - prefix
+            name = address_text((number >> low << low).to_bytes(most // 8, "big"))
+            key = f"{name}/{prefix}" if low else name
+            bans = (self._active.get(Target.named(key, ports)) for ports in self._port_lists)
             found += [ban for ban in bans if ban is not None]
         return found
+
+    def within(self, network: Network) -> list[Ban]:
+        """The bans that hold for what lies in `network`, its own among them. A millionth of a second for each ban."""
+        return [ban for target, ban in self._active.items() if _inside(target[0], network)]
 
     def counts(self, address: str, now: float) -> list[tuple[Policy, int]]:
         """Hits of an address in each policy's window up to `now`, where there are any."""

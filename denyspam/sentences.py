@@ -8,6 +8,7 @@ from typing import Any
 
 from denyspam import show
 
+INSIDE = 10  # bans that `why` names of a network's many
 KERNEL = {True: "the kernel holds it", False: "the kernel does not hold it", None: "the firewall does not answer"}
 
 
@@ -34,6 +35,10 @@ def why(found: dict[str, Any], zone: tzinfo, now: float) -> Iterator[str]:
         yield f"  rule {ban['rule']}{hits}, since {show.moment(ban['since'], zone)}{note}"
     if not found["bans"]:
         yield f"{found['address']} is not banned" + (f"; {KERNEL[True]} all the same" if found["kernel"] else "")
+    if found["within"]:
+        names = ", ".join(ban["address"] for ban in found["within"][:INSIDE])
+        more = ", …" if len(found["within"]) > INSIDE else ""
+        yield f"  {show.count(len(found['within']), 'ban')} of what lies in it: {names}{more}"
     for ban in found["withheld"]:
         reason = ban["note"] or "its name is being looked for"
         yield f"  withheld until {show.moment(ban['until'], zone)}: {show.line(reason.encode())}"

@@ -546,6 +546,7 @@ def _banned(answer: dict[str, Any]) -> Iterator[str]:
 def _released(answer: dict[str, Any]) -> Iterator[str]:
     yield from (f"released {address}" for address in answer["released"])
     yield from (f"!{address} was not banned" for address in answer["missing"])
+    yield from (f"!{ban['address']} is still banned, and with it what lies in it" for ban in answer["still"])
     yield from (f"no policy bans {each['address']} for {GRACE}" for each in answer["graces"])
     if answer["fault"]:
         yield f"!the firewall refuses: {answer['fault']}"

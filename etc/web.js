@@ -294,6 +294,7 @@ function release(address) {
   open(`Release ${plain(address)}?`, [b, a, note], "Release", async () => {
     const done = await ask("api/release", { address, note: note.value, ...(grace.checked ? { grace: 86400 } : {}) });
     tell([...done.released.map((each) => `released ${each}`), ...done.missing.map((each) => `${each} was not banned`),
+      ...done.still.map((each) => `${each.address} is still banned, and with it what lies in it`),
       ...(done.fault ? [`the firewall refuses: ${done.fault}`] : [])].join("; "));
   });
 }

@@ -110,6 +110,37 @@ def test_grace_of_what_it_covers(daemon: Live, network: Network) -> None:
     assert network.connects(SERVER6, 25, one)
 
 
+def test_a_network_is_released_with_all_in_it(daemon: Live, network: Network) -> None:
+    daemon.start()
+    daemon.write([*viruses(SENDER, 5), *viruses(CLIENTS6[0], 5)])
+    until(lambda: len(daemon.banned()) == 2, "the bans")
+    assert f"1 ban of what lies in it: {SENDER}\n" in daemon.ask("why", "192.0.2.0/24").stdout
+    done = daemon.ask("release", "192.0.2.0/24", "2001:db8::/48", "--grace", "1h")
+    assert (done.returncode, "not banned" in done.stderr) == (0, False)
+    assert daemon.held() == set()
+    assert network.connects(SERVER4, 25, SENDER)
+    daemon.write(viruses(SENDER, 9))
+    daemon.write(viruses("203.0.113.7", 5))
+    until(lambda: daemon.held() == {"203.0.113.7"}, "the ban of one outside")
+
+
+def test_a_release_tells_of_the_wider_ban_that_holds_on(daemon: Live, network: Network) -> None:
+    daemon.start()
+    assert daemon.ask("ban", "203.0.113.0/24", "203.0.113.7").returncode == 0
+    done = daemon.ask("release", "203.0.113.7")
+    assert done.stdout == "released 203.0.113.7\n"
+    assert done.stderr == "denyspam: 203.0.113.0/24 is still banned, and with it what lies in it\n"
+    done = daemon.ask("release", "203.0.113.7")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "released 203.0.113.0/24\n", "")
+
+
+def test_a_ban_of_no_time_is_none(daemon: Live) -> None:
+    daemon.start()
+    done = daemon.ask("ban", SENDER, "--for", "0s")
+    assert (done.returncode, "from one second" in done.stderr) == (2, True)
+    assert daemon.held() == set()
+
+
 def test_grace_for_all_that_is_released(daemon: Live) -> None:
     daemon.start()
     assert daemon.ask("ban", SENDER, OTHER).returncode == 0
