@@ -40,7 +40,7 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from itertools import groupby, islice
+from itertools import groupby, islice, takewhile
 from sys import version_info
 from typing import Any
 
@@ -61,6 +61,11 @@ DIGITS = frozenset(string.digits.encode())
 ALNUM = frozenset((string.ascii_letters + string.digits).encode())
 IP = frozenset(b"0123456789abcdefABCDEF:.")
 ENDINGS = 64  # the places where {said} may seem to end: each costs some microseconds, so a line of more is nobody's
+PLACES = 16  # of them those where an address follows
+# A local part is at most 64 octets, RFC 5321 4.5.3.1.1, and one quoted string; RFC 822 knew more in a row. What is more
+# than this is no path, and only what a client wrote to make its reading dear.
+STRINGS = 4  # quoted ones, or escapes outside of them
+ESCAPES = 32  # in a quoted string
 SAID = b"(?P<said>.{0,8192}?)"  # 8192: exim's LOG_BUFFER_SIZE, the longest line of the three servers
 VISIBLE = frozenset(range(33, 256)) - {127}
 
@@ -83,19 +88,19 @@ def _final(expression: bytes) -> bytes:
 def _path(escape: bytes) -> bytes:
     """`<…>`, RFC 5321 4.1.2: text, quoted strings and escapes. Unrolled, so that every byte has one way to be taken."""
     plain, inside = rb'[^<>"\\]{0,1024}' + FINAL, rb'[^"\\]{0,1024}' + FINAL
-    quoted = b'"' + inside + b'(?:"|(?:' + escape + inside + b'){1,256}")'
-    return _final(b"<" + plain + b"(?:(?:" + escape + b"|" + _final(quoted) + b")" + plain + b"){0,256}>")
+    quoted = b'"' + inside + b'(?:"|(?:' + escape + inside + b'){1,%d}")' % ESCAPES
+    return _final(b"<" + plain + b"(?:(?:" + escape + b"|" + _final(quoted) + b")" + plain + b"){0,%d}>" % STRINGS)
 
 
 # How a server logs a\"b. What two backslashes before a quote mean, an escaped quote or the end of the quotes, only
 # its way can tell: where that is not known such a path is not taken.
 RAW = rb"\\[\x00-\xff]"  # as it came: a\"b
 DOUBLED = rb"(?:\\\\(?:\\\\|[^\\])|\\[0-7]{3})"  # a\\"b, and octal digits for what cannot be printed
-UNKNOWN = _final(rb'(?:\\[^\\]|(?:\\\\){1,64}(?![\\"]))')
+UNKNOWN = rb'\\(?:[^\\]|\\(?:\\\\|)(?![\\"]))'  # at most four: a backslash of the text's, escaped, and that printed twice
 # The line read backwards: a quote that a backslash follows is inside, any other begins the quoted string.
-BACKWARDS = rb'>[^<>"\\ ]{0,2048}+(?:"[^"]{0,2048}+(?:"\\[^"]{0,2048}+){0,1024}"(?!\\)[^<>"\\ ]{0,1024}+)?<'.replace(
-    b"}+", b"}" + FINAL
-)
+BACKWARDS = (
+    rb'>[^<>"\\ ]{0,2048}+(?:"[^"]{0,2048}+(?:"\\[^"]{0,2048}+){0,%d}"(?!\\)[^<>"\\ ]{0,1024}+)?<' % ESCAPES
+).replace(b"}+", b"}" + FINAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,17 +255,29 @@ class Endings:
     words: tuple[tuple[bytes, bytes], ...]
     owners: tuple[tuple[bytes, bytes, tuple[int, ...]], ...] = ()  # with the patterns whose words they are, by group
 
-    def places(self, body: bytes, start: int = 0) -> list[int]:
-        """The ends of the first ENDINGS addresses that it may be followed by, and some; one that a stop or a colon
-        follows (`2001:db8::7. `) has two, since an {ip} takes these as well."""
-        ends = [place.end() for place in islice(compiled(self.place).finditer(body, start), ENDINGS + 1)]
-        return [end - back for end in ends for back in range(1 + (body[end - 1] in b".:"))]
+    def places(self, body: bytes, start: int = 0) -> tuple[list[int], bool]:
+        """The ends of the first PLACES addresses that it may be followed by, and whether there are no more; one that a
+        stop or a colon follows (`2001:db8::7. `) has two, since an {ip} takes these as well."""
+        end, begin = len(body), _beginning(self.place)
+        if begin:  # to look at each place that begins like one costs, too
+            *before, rest = body[start:].split(begin, ENDINGS)
+            end -= len(rest) if len(before) == ENDINGS else 0
+        found = [place.end() for place in islice(compiled(self.place).finditer(body, start, end), PLACES + 1)]
+        ends = [each - back for each in found for back in range(1 + (body[each - 1] in b".:"))]
+        return ends, end == len(body) and len(found) <= PLACES
 
 
 @lru_cache(maxsize=65_536)  # never full: as many as the expressions of the filters in use
 def compiled(expression: bytes) -> re.Pattern[bytes]:
     """Expressions are compiled when first asked for: it costs a millisecond each, and most are never needed."""
     return re.compile(expression, re.DOTALL)
+
+
+@lru_cache(maxsize=4096)
+def _beginning(expression: bytes) -> bytes:
+    """The text that whatever it takes begins with; may be empty."""
+    nodes = takewhile(lambda node: str(node[0]) == "LITERAL", sre_parser.parse(expression, re.DOTALL))
+    return bytes([argument for _, argument in nodes])
 
 
 @cache
@@ -314,14 +331,18 @@ class Pattern:
         return None
 
     def doubtful(self, body: bytes, found: re.Match[bytes]) -> bool:
-        """Whether {said} may also end further on, so that another address would be the client's."""
-        if self.again is None or found["said"] is None:
+        """Whether {said} may also end further on than in this match, so that another address would be the client's."""
+        return self.again is not None and self.unsure(body, found["said"], found.end("ip"))
+
+    def unsure(self, body: bytes, said: bytes | None, end: int) -> bool:
+        """The same, of what {said} took and where {ip} ends."""
+        if self.again is None or said is None:
             return False
-        if self.also is not None and self.stop in found["said"]:
+        if self.also is not None and self.stop in said:
             return True  # the {word} may have held a blank there, and what follows may be the client's
         for endings in (self.again, self.also) if self.also else (self.again,):
-            places = endings.places(body, found.end("ip"))
-            if len(places) > ENDINGS:
+            places, whole = endings.places(body, end)
+            if not whole:
                 return True
             if places and any(
                 compiled(words).match(body, place)
@@ -355,25 +376,22 @@ def told(patterns: Sequence[Pattern], body: bytes) -> Pattern | None:
             held[texts] = any(text in body for text in texts)
         return held[texts]
 
+    def able(number: int, place: int) -> bool:
+        """Whether the words of a pattern stand there. They alone are looser than it is: it takes its needles as well."""
+        pattern = patterns[number]
+        return pattern.follows(body, place) and all(map(holds, sorted(pattern.needles, key=len)))
+
     for again, stop in {pattern.again: pattern.stop for pattern in patterns if pattern.again is not None}.items():
         begun = [(words, owners) for begin, words, owners in again.owners if compiled(begin).match(body)]
-        # The words alone are looser than a pattern: it takes its needles as well. Those of many branches cost most.
-        needed = {number: sorted(patterns[number].needles, key=len) for _, owners in begun for number in owners}
-        asked = {number for number, rows in needed.items() if all(map(holds, rows))}
-        if not asked:
-            continue
-        places = again.places(body)
-        if (not places or places[-1] - places[0] < 2) and body.count(stop[:1]) <= ENDINGS:  # one address, or none
-            continue
+        places, _ = again.places(body) if begun else ([], True)
+        if not places or (places[-1] - places[0] < 2 and body.count(stop[:1]) <= ENDINGS):
+            continue  # one address, or none
         for words, owners in begun:
-            able = [number for number in owners if number < first and number in asked]
-            for place in places if able else ():
+            for place in places if owners[0] < first else ():
                 found = compiled(words).match(body, place)
                 if found is not None:
-                    number = owners[(found.lastindex or 0) - 1]
-                    earlier = (each for each in able if each < first)
-                    fitting = (each for each in earlier if each == number or patterns[each].follows(body, place))
-                    first = next(fitting, first)
+                    fitting = owners[(found.lastindex or 0) - 1 :]  # the first of them, or those needles are missing
+                    first = next((each for each in fitting if each < first and able(each, place)), first)
     return patterns[first] if first < len(patterns) else None
 
 
