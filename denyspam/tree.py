@@ -20,7 +20,7 @@ from itertools import chain, count
 
 from denyspam.filter import Filter
 from denyspam.pattern import Pattern, compiled
-from denyspam.ways import TAIL, doubles
+from denyspam.ways import TAIL, doubles, refers
 
 _GROUP = re.compile(rb"\((?:\?P(?:<(?P<name>\w+)>|=(?P<again>\w+)\)))")
 
@@ -164,7 +164,8 @@ class Tree:
         found: dict[bytes, list[tuple[bytes, Pattern]]] = {}
         for shared, rivals in by_depth.items():
             tails = {rival.pieces[shared : shared + TAIL] for rival in rivals}
-            for text in doubles(pieces[:shared], pieces[shared : shared + TAIL], tuple(sorted(tails))):
+            again = any(refers(rival.pieces) for rival in rivals)
+            for text in doubles(pieces[:shared], pieces[shared : shared + TAIL], tuple(sorted(tails)), again):
                 found.setdefault(text, []).extend((_needed(rival, pattern), rival) for rival in rivals)
         if len(found) > TEXTS:
             found = {b"": [*dict.fromkeys(chain.from_iterable(found.values()))]}

@@ -53,6 +53,7 @@ class _Places:
         self.takes: list[int] = []  # the bytes that each takes, as bits
         self.follow: list[set[int]] = []
         self.run: list[int] = []  # of a run that is as long as can be: its number; else 0
+        self.plain: list[bool] = []  # nothing is counted or given up there: what may follow is the same for all ways
         self.after: dict[int, set[int]] = {}  # such a run -> what follows it where it is empty
 
     def place(self, takes: int) -> _Part:
@@ -60,6 +61,7 @@ class _Places:
         self.takes.append(takes)
         self.follow.append(set())
         self.run.append(0)
+        self.plain.append(True)
         return _Part(False, (number,), (number,))
 
     def row(self, parts: Sequence[_Part]) -> _Part:
@@ -97,7 +99,10 @@ class _Places:
         if name == "SUBPATTERN":
             return self.read(argument[-1])
         if name == "ATOMIC_GROUP":
-            return self.read(argument)
+            begin = len(self.takes)
+            part = self.read(argument)
+            self._dim(begin)
+            return part
         if name == "BRANCH":
             parts = [self.read(branch) for branch in argument[1]]
             first, last = sum((part.first for part in parts), ()), sum((part.last for part in parts), ())
@@ -108,6 +113,10 @@ class _Places:
             return _Part(True, (), ())
         return self._repeat("POSSESSIVE_REPEAT", 0, 2, [("ANY", None)])  # (?P=said): any text, and certain
 
+    def _dim(self, begin: int) -> None:
+        """The places from `begin` on are not plain."""
+        self.plain[begin:] = [False] * (len(self.plain) - begin)
+
     def _repeat(self, name: str, least: int, most: int, inner: Sequence[Any]) -> _Part:
         begin = len(self.takes)
         parts = [self.read(inner) for _ in range(min(least, UNROLLED))]
@@ -117,6 +126,7 @@ class _Places:
                 self.follow[one].update(more.first)
             parts.append(_Part(True, more.first, more.last))
         found = self.row(parts)
+        self._dim(begin)
         if name == "POSSESSIVE_REPEAT" and len(inner) == 1 and str(inner[0][0]) in ONE:
             for one in range(begin, len(self.takes)):
                 self.run[one] = begin + 1
@@ -125,11 +135,15 @@ class _Places:
 
 
 @lru_cache(maxsize=4096)
-def doubles(shared: Sequence[bytes], here: Sequence[bytes], there: Sequence[Sequence[bytes]]) -> frozenset[bytes]:
+def doubles(
+    shared: Sequence[bytes], here: Sequence[bytes], there: Sequence[Sequence[bytes]], again: bool = False
+) -> frozenset[bytes]:
     """Texts of which one at least stands in every line that can be read twice; empty where none can.
 
     Once as the pieces `shared` and `here`, and then, from some choice in `shared` on otherwise, as `shared`
-    and one of `there`.
+    and one of `there`. Where both come to the same place of `shared`, or to its end, after the same text, the first
+    way could have gone on as the second does: no choice but a later one tells them apart. Not so with `again`: then
+    what a piece took before may be asked for once more.
     """
     places = _Places()
     parts = [places.read(_parsed(piece)) for piece in shared]
@@ -142,7 +156,12 @@ def doubles(shared: Sequence[bytes], here: Sequence[bytes], there: Sequence[Sequ
         ends.update(end[-1].first)
         begin.update(places.row([*parts, *end]).first)
         sides.append(len(places.takes))
-    return frozenset(_Doubles(places, sides[0], sides[1], ends).texts(begin))
+    return frozenset(_Doubles(places, sides[0], sides[1], ends, again).texts(begin))
+
+
+def refers(pieces: Sequence[bytes]) -> bool:
+    """Whether one of the pieces asks for what another one took."""
+    return any(b"(?P<%s>" % name not in piece for piece in pieces for name in _REFERENCE.findall(piece))
 
 
 def choices(pieces: Sequence[bytes]) -> list[int]:
@@ -165,10 +184,10 @@ def choices(pieces: Sequence[bytes]) -> list[int]:
 class _Doubles:
     """Two ways through the same places, side by side."""
 
-    def __init__(self, places: _Places, shared: int, here: int, ends: set[int]) -> None:
+    def __init__(self, places: _Places, shared: int, here: int, ends: set[int], again: bool = True) -> None:
         self._places = places
         self._shared, self._here = shared, here
-        self._ends = ends
+        self._ends, self._again = ends, again
         self._before: list[list[int]] = [[] for _ in places.takes]
         for one, following in enumerate(places.follow):
             for other in following:
@@ -229,6 +248,8 @@ class _Doubles:
         seen, waiting = {pair}, [pair]
         while waiting:
             one, other = waiting.pop()
+            if one == other and self._places.plain[one] and not self._again:
+                continue
             if one == other or one in self._ends or other in self._ends or len(seen) > MOST:
                 return text
             both = takes[one] & takes[other]
@@ -236,7 +257,8 @@ class _Doubles:
             if forced:
                 text += bytes([both.bit_length() - 1])
             for after in self._pairs(follow[one], follow[other]):
-                if after not in seen:
+                leaving = not self._again and max(one, other) < self._shared <= min(after)
+                if after not in seen and not leaving:
                     seen.add(after)
                     waiting.append(after)
         return None

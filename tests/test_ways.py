@@ -34,12 +34,16 @@ NOW = 1772618400.0
         ("(?:ab|a)", "c", "b~c", ["abc"]),
         ("(?: [a-z]{1,9}|)", " ~x", " ~y", [" x", " y"]),  # as in ` y x`
         ("(?: [a-z]{1,9}|)~ ~[0-9]", "x", "y", []),
-        ("(?:a|)~(?:a|)", "b", "b", ["ab"]),
+        ("(?:a|)~(?:a|)", "b", "b", []),  # which of the two it was makes no difference
+        ("(?:a|)~(?:a|)", "b", "a~b", ["ab"]),
+        ("(?:ab|a)~(?:b|)", "c", "c", []),
+        ("(?:ab|a)~(?:b|)~x?", "c", "c", ["ab"]),  # what is repeated is counted: it may be another one of them
         (".*", "a", "b", ["a", "b"]),
         ("[a-z]{1,9}~ ", "a", "b", []),
         (r"\(~(?=(?P<said>.*?)\))(?P=said)~\)", "a", "b", []),
         ("(?:a |)", " ~ ~e", "(?:[^ ]{1,64} {1,2}){0,12}?~ ~e", ["a "]),
-        ("(?: C=[0-9]{1,9}|)~(?: D|)~(?: C=[0-9]{1,9}|)", "x", "x~y", [" C="]),
+        ("(?: C=[0-9]{1,9}|)~(?: D|)~(?: C=[0-9]{1,9}|)", "x", "x~y", []),
+        ("(?: C=[0-9]{1,9}|)~(?: D|)~(?: C=[0-9]{1,9}|)", " ~D", "x", [" C=", " D"]),
     ],
 )  # fmt: skip
 def test_what_a_line_that_can_be_read_twice_holds(shared: str, here: str, there: str, texts: list[str]) -> None:
