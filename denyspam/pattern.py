@@ -737,10 +737,10 @@ def _pieces(parts: Sequence[Part], after: _Next, backwards: bool = False) -> lis
 
 
 def _value(rest: _Next) -> bytes:
-    """{({quoted}|{word})}, where what both take alike is no word: else a line that fails is tried twice for each."""
+    """{({quoted}|{word})}, where what ends with a quote is no word: else a line that fails is tried twice for each."""
     taken = HOLES["word"].characters - {text[0] for text in rest.literals}
-    alike = b'"' + _set(taken - {34}) + b'{0,253}"(?!' + _set(taken) + b")"
-    return b"(?:" + _hole(Hole("quoted"), rest) + b"|(?!" + alike + b")" + _hole(Hole("word"), rest) + b")"
+    quoted, word = _hole(Hole("quoted"), rest) + b"(?!" + _set(taken) + b")", _hole(Hole("word"), rest)
+    return _final(quoted + b"|" + word) if FINAL else b"(?:" + quoted + b"|(?!" + quoted + b")" + word + b")"
 
 
 def _longest(parts: Sequence[Part]) -> int | None:

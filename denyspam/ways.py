@@ -54,6 +54,7 @@ class _Places:
         self.follow: list[set[int]] = []
         self.run: list[int] = []  # of a run that is as long as can be: its number; else 0
         self.plain: list[bool] = []  # nothing is counted or given up there: what may follow is the same for all ways
+        self.group: list[int] = []  # of an atomic group that is not repeated: its number; else 0
         self.after: dict[int, set[int]] = {}  # such a run -> what follows it where it is empty
 
     def place(self, takes: int) -> _Part:
@@ -62,6 +63,7 @@ class _Places:
         self.follow.append(set())
         self.run.append(0)
         self.plain.append(True)
+        self.group.append(0)
         return _Part(False, (number,), (number,))
 
     def row(self, parts: Sequence[_Part]) -> _Part:
@@ -83,7 +85,10 @@ class _Places:
         return _Part(empty, first, last, runs[0] if len(runs) == 1 else 0)
 
     def certain(self, place: int | None, one: int, other: int) -> bool:
-        """Whether the choice is none: a run goes on while it can."""
+        """Whether the choice is none: a run goes on while it can, an atomic group takes one text in one way."""
+        group = self.group[one], self.group[other], 0 if place is None else self.group[place]
+        if any(group) and (group[0] == group[1] or group[2] in group[:2]):
+            return True
         for each, else_ in ((one, other), (other, one)):
             run = self.run[each]
             if run and (else_ in self.after.get(run, ()) or (place is not None and self.run[place] == run)):
@@ -102,6 +107,7 @@ class _Places:
             begin = len(self.takes)
             part = self.read(argument)
             self._dim(begin)
+            self.group[begin:] = [begin + 1] * (len(self.group) - begin)
             return part
         if name == "BRANCH":
             parts = [self.read(branch) for branch in argument[1]]
@@ -114,8 +120,9 @@ class _Places:
         return self._repeat("POSSESSIVE_REPEAT", 0, 2, [("ANY", None)])  # (?P=said): any text, and certain
 
     def _dim(self, begin: int) -> None:
-        """The places from `begin` on are not plain."""
+        """The places from `begin` on are not plain, and in no group that is not repeated."""
         self.plain[begin:] = [False] * (len(self.plain) - begin)
+        self.group[begin:] = [0] * (len(self.group) - begin)
 
     def _repeat(self, name: str, least: int, most: int, inner: Sequence[Any]) -> _Part:
         begin = len(self.takes)
