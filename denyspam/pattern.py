@@ -96,7 +96,8 @@ def _path(escape: bytes) -> bytes:
 # its way can tell: where that is not known such a path is not taken.
 RAW = rb"\\[\x00-\xff]"  # as it came: a\"b
 DOUBLED = rb"(?:\\\\(?:\\\\|[^\\])|\\[0-7]{3})"  # a\\"b, and octal digits for what cannot be printed
-UNKNOWN = rb'\\(?:[^\\]|\\(?:\\\\|)(?![\\"]))'  # at most four: a backslash of the text's, escaped, and that printed twice
+# Four of them are one of the text's, escaped, and that printed twice.
+UNKNOWN = rb'\\(?:[^\\]|\\(?:\\\\|)(?![\\"]))'
 # The line read backwards: a quote that a backslash follows is inside, any other begins the quoted string.
 BACKWARDS = (
     rb'>[^<>"\\ ]{0,2048}+(?:"[^"]{0,2048}+(?:"\\[^"]{0,2048}+){0,%d}"(?!\\)[^<>"\\ ]{0,1024}+)?<' % ESCAPES
@@ -377,7 +378,7 @@ def told(patterns: Sequence[Pattern], body: bytes) -> Pattern | None:
         return held[texts]
 
     def able(number: int, place: int) -> bool:
-        """Whether the words of a pattern stand there. They alone are looser than it is: it takes its needles as well."""
+        """Whether a pattern's words stand there. They alone are looser than it is: it takes its needles as well."""
         pattern = patterns[number]
         return pattern.follows(body, place) and all(map(holds, sorted(pattern.needles, key=len)))
 

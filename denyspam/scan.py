@@ -24,9 +24,9 @@ from operator import itemgetter
 from weakref import WeakValueDictionary
 
 from denyspam.events import CLIENT, HARMLESS, Finding
-from denyspam.filter import COLLECTED, NO_QUEUE, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
+from denyspam.filter import COLLECTED, NO_QUEUE, NOBODYS, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
 from denyspam.hints import Block, Hints, Line, asks
-from denyspam.pattern import ENDINGS, IGNORE, Pattern, Words, escaped
+from denyspam.pattern import ENDINGS, IGNORE, Endings, Pattern, Words, escaped
 from denyspam.stamp import Stamps
 from denyspam.tree import UNTAGGED, Tree
 
@@ -153,6 +153,7 @@ class _Needles:
             if id(each) in self._wanted:
                 self._matters.setdefault(self._main[id(each)], set()).add(self._demands[id(each)])
         self._trees: dict[tuple[tuple[Filter, ...], int], Tree | None] = {}
+        self._others: dict[tuple[tuple[Filter, ...], Endings | None], Tree] = {}
 
     def vain(self, key: int) -> bool:
         """Whether no pattern that matters can take a line with these needles."""
@@ -161,6 +162,14 @@ class _Needles:
             for main, each in self._matters.items()
             if _met(main, key)
         )
+
+    def others(self, filters: Sequence[Filter], doubtful: Pattern) -> Tree:
+        """The patterns that end {said} otherwise than this one: what else a line may be that is doubtful by it."""
+        which = tuple(filters), doubtful.again
+        if which not in self._others:
+            every = [(found.name, each) for found in filters for each in found.patterns]
+            self._others[which] = Tree([each for each in every if each[1].again is not doubtful.again], filters)
+        return self._others[which]
 
     def tree(self, filters: tuple[Filter, ...], key: int) -> Tree | None:
         """The patterns that can take a line with these needles, and few others; None where none of them matters."""
@@ -473,7 +482,7 @@ class Scanner:
             user, count = None, 1
             if doubts is None:
                 break
-            said, stops, word, ending, rest, rivals, login, times = doubts
+            said, stops, word, pattern, ending, rest, rivals, login, times = doubts
             for text, others in rivals:
                 if line.find(text) >= 0:  # `in` first asks whether `text` is a number, at twice the cost
                     body = line[match.start(1) :]
@@ -487,7 +496,11 @@ class Scanner:
                 after = match.end(ip)
                 for stop in stops:
                     if line.find(stop, after) >= 0 or (word and stop in quoted):
-                        return self._slowly(line, offset, number, now)
+                        if pattern.unsure(line[match.start(1) :], quoted, after - match.start(1)):
+                            return self._doubtful(
+                                line, match.start(1), time, host, tree, name, pattern, offset, number, now
+                            )
+                        break
             if login and (typed := match[login]):
                 user = typed.decode("utf-8", "replace")
             if times and match[times]:
@@ -509,6 +522,26 @@ class Scanner:
             return None
         # as Finding(…), without the 0.3 microseconds of that call
         return made(Finding, (time, kind, address, name, queue_id, user, self._file, offset, number, line, host, count))
+
+    def _doubtful(  # noqa: PLR0917
+        self,
+        line: bytes,
+        start: int,
+        time: float | None,
+        host: str,
+        tree: Tree,
+        name: str,
+        pattern: Pattern,
+        offset: int,
+        number: int,
+        now: float,
+    ) -> Finding | None:
+        """What a line says that this pattern takes, the first that does, but where {said} ends is doubtful."""
+        if self._needles.others(tree.filters, pattern).match(line, start) is not None:
+            return self._slowly(line, offset, number, now)
+        if pattern.kind in NOBODYS:
+            return self._nobodys(line, start, time, host, tree, offset, number)
+        return Finding(time, pattern.kind, None, name, None, None, self._file, offset, number, line, host, 1)
 
     def _nobodys(  # noqa: PLR0917
         self, line: bytes, start: int, time: float | None, host: str, tree: Tree, offset: int, number: int

@@ -28,6 +28,7 @@ _GROUP = re.compile(rb"\((?:\?P(?:<(?P<name>\w+)>|=(?P<again>\w+)\)))")
 UNTAGGED = rb"(?!\[|message repeated |std(?:out|err) |[A-Z][a-z]{2} {1,2}\d|\d{4}-\d\d-\d\d[ T])"
 TEXTS = 12  # where more of them tell that a rival may fit, it is asked at once: that is quicker than to look for them
 PID = rb"\d{1,10}\]: "
+NOTHING = b"(?!)"  # what no line fits
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +46,8 @@ class _Node:
 Doubts = tuple[
     int,  # {said}, by the number of its group; 0 for a hole it has not
     tuple[bytes, ...],  # where none of these follows the address, {said} ended at the only place it could,
-    bool,  # and, where this holds, none of them stands in it
+    bool,  # and, where this holds, none of them stands in it; else the pattern
+    Pattern,  # itself can tell
     "re.Pattern[bytes] | None",  # what must stand at the line's end, over the line read backwards; if it does not:
     "Callable[[], Tree]",  # the patterns after this one
     "tuple[tuple[bytes, tuple[tuple[bytes, Pattern], ...]], ...]",  # where the first text stands in the line:
@@ -148,7 +150,7 @@ class Tree:
         rest = cache(partial(Tree, self.patterns[number + 1 :], self.filters, self.stops))
         rivals = self._rivals(number)
         plain = not (said or ending or rivals or user or times)
-        doubts = None if plain else (said, stops, bool(pattern.word[0]), ending, rest, rivals, user, times)
+        doubts = None if plain else (said, stops, bool(pattern.word[0]), pattern, ending, rest, rivals, user, times)
         found = self.leaves[group] = (pattern.kind, name, ip, queue_id, doubts)
         return found
 
@@ -187,5 +189,5 @@ class Tree:
             return b"(?P<s%d>" % self._groups
 
         text = _GROUP.sub(number, piece)
-        following = [self._write(one, groups) for one in node.following]
+        following = [self._write(one, groups) for one in node.following] or [NOTHING]
         return text + (following[0] if len(following) == 1 else b"(?:" + b"|".join(following) + b")")
