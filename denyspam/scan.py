@@ -163,12 +163,13 @@ class _Needles:
             if _met(main, key)
         )
 
-    def others(self, filters: Sequence[Filter], doubtful: Pattern) -> Tree:
-        """The patterns that end {said} otherwise than this one: what else a line may be that is doubtful by it."""
-        which = tuple(filters), doubtful.again
+    def others(self, filters: Sequence[Filter], again: Endings | None) -> Tree:
+        """All patterns but those that end {said} like this: what else a line may be that is doubtful by them."""
+        which = tuple(filters), again
         if which not in self._others:
             every = [(found.name, each) for found in filters for each in found.patterns]
-            self._others[which] = Tree([each for each in every if each[1].again is not doubtful.again], filters)
+            chosen = [each for each in every if again is None or each[1].again is not again]
+            self._others[which] = Tree(chosen, filters)
         return self._others[which]
 
     def tree(self, filters: tuple[Filter, ...], key: int) -> Tree | None:
@@ -477,7 +478,7 @@ class Scanner:
             if tree is None:
                 return None
             if match is None:
-                return self._nobodys(line, start, time, host, tree, offset, number)
+                return self._nobodys(line, start, time, host, tree, offset, number, now)
             kind, name, ip, queue, doubts = tree.leaves[match.lastindex or 0] or tree.leaf(match)
             user, count = None, 1
             if doubts is None:
@@ -537,18 +538,29 @@ class Scanner:
         now: float,
     ) -> Finding | None:
         """What a line says that this pattern takes, the first that does, but where {said} ends is doubtful."""
-        if self._needles.others(tree.filters, pattern).match(line, start) is not None:
+        if self._needles.others(tree.filters, pattern.again).match(line, start) is not None:
             return self._slowly(line, offset, number, now)
         if pattern.kind in NOBODYS:
-            return self._nobodys(line, start, time, host, tree, offset, number)
+            return self._nobodys(line, start, time, host, tree, offset, number, now)
         return Finding(time, pattern.kind, None, name, None, None, self._file, offset, number, line, host, 1)
 
     def _nobodys(  # noqa: PLR0917
-        self, line: bytes, start: int, time: float | None, host: str, tree: Tree, offset: int, number: int
+        self,
+        line: bytes,
+        start: int,
+        time: float | None,
+        host: str,
+        tree: Tree,
+        offset: int,
+        number: int,
+        now: float,
     ) -> Finding | None:
-        """What a line says that no pattern takes; `start` is where its body does."""
+        """What a line says that no pattern of the tree takes; `start` is where its body does."""
         if any(line.count(stop) > 1 or line.count(stop[:1]) > ENDINGS for stop in tree.stops):
-            return self._finding(Reader.nobodys(line[start:], time, host, tree.filters), offset, number, line)
+            reading = Reader.nobodys(line[start:], time, host, tree.filters)
+            if reading is not None and self._needles.others(tree.filters, None).match(line, start) is not None:
+                return self._slowly(line, offset, number, now)  # one that the tree left out, as it is no offence's
+            return self._finding(reading, offset, number, line)
         return None
 
     def _otherwise(

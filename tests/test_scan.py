@@ -171,6 +171,12 @@ def test_a_harmless_line_says_nobodys_offence() -> None:
     assert simply(data) == settled([data]) == settled([data], brief=False)
 
 
+def test_a_line_that_is_to_be_ignored_is_nobodys_offence_neither() -> None:
+    """The pattern that takes it is no offence's, and none of the tree; another one would, if {said} ended later."""
+    line = b"2026-03-04 10:00:00 H=(rejected ) [192.0.2.8] I=[x] Ci=A DN=[ Warning: ) [192.0.2.9"
+    assert simply(line + b"\n") == settled([line + b"\n"]) == settled([line + b"\n"], brief=False) == []
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(SAMPLES) | st.sampled_from(CLIENTS), max_size=30))
 def test_hints_change_nothing(lines: list[bytes]) -> None:

@@ -28,7 +28,7 @@ from denyspam.events import FilterError
 from denyspam.filter import BARE, Filter, Reader
 from denyspam.grammar import parse_filter
 from denyspam.hints import Hints
-from denyspam.pattern import PATHS, Choice, Literal, Maybe, Part, Pattern
+from denyspam.pattern import IGNORE, PATHS, Choice, Literal, Maybe, Part, Pattern
 from denyspam.scan import Scanner, hyperscan
 from denyspam.stamp import Stamps
 
@@ -42,6 +42,7 @@ SECONDS = float(os.environ.get("DENYSPAM_WORST", "0"))
 LINES = 6  # made of each pattern
 CHANGES = 400  # then tried, for each filter
 KEPT = 6  # the dearest, of each path
+AGREED = 200  # lines of each filter read by both paths
 REFERENCE = re.compile(rb"(?:\w+|\W)*")
 ORDINARY = (b"the quick brown fox, jumps; over 12 dogs " * 200)[:8192]
 # 16 is twice what is aimed at, for CI's sake: a product of choices costs hundreds. 3.10 has nothing atomic, so that
@@ -209,6 +210,20 @@ def test_no_line_costs_much(found: Filter) -> None:
         if SECONDS:
             print(f"\n{found.name} {way}: {ratio:.1f} of {BOUND}, {line!r:.300}")
         assert ratio < BOUND, (way, ratio, line)
+
+
+@pytest.mark.parametrize("found", FILTERS, ids=lambda found: found.name)
+def test_both_paths_say_the_same(found: Filter) -> None:
+    chance = random.Random(None if SECONDS else 7)
+    maker, begin = Maker(found, chance), heads(found)
+    reader, scanner = Reader(FILTERS, Stamps(timezone.utc)), Scanner(FILTERS, "mail.log", Stamps(timezone.utc))
+    for _ in range(AGREED):
+        line = chance.choice(begin) + maker.body(chance.choice(found.patterns))[: chance.choice((200, 1000, LONGEST))]
+        said, told = reader.read(line, NOW), scanner.feed(line + b"\n", 0, 1, NOW)
+        expected = [] if said is None or said.pattern.kind == IGNORE else [said]
+        assert [(each.pattern.kind, each.address, each.queue_id, each.user, each.count) for each in expected] == [
+            (each.kind, each.address, each.queue_id, each.user, each.times) for each in told
+        ], line
 
 
 FILTER = """
