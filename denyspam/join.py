@@ -8,7 +8,7 @@ The horizon is measured from the lines, so that the sizes of chunks and the mome
 a client's line counts for an offence at most HOUR after it and REACH bytes further on in the client's log, or at most
 HOUR before it. A new client line for an id that has one starts the id afresh: queue ids are reused.
 A verdict on a message (virus, spam) or its acceptance, told again for the same (host, id) within HOUR of the last
-telling, is the same event. Refused commands and recipients of one transaction are events each.
+telling, is the same event. A program's own log names no host (rspamd's beside Postfix' by syslog): there the id suffices. Refused commands and recipients of one transaction are events each.
 Bounded: CLIENTS ids and WAITING offences; above that the oldest is let go (an offence then comes out without address).
 Tellings are forgotten once every log has gone HOUR beyond them (or a DAY beyond, for a log that says nothing any more),
 PARTS of an hour at once: a telling takes 170 bytes, in an OrderedDict by tuples it took 290.
@@ -33,6 +33,7 @@ CLIENTS = 500_000
 WAITING = 100_000
 SWEEP = 65_536
 PARTS = 8
+ANY = "any host"  # no host's name holds a blank
 
 
 class _Client(NamedTuple):
@@ -75,6 +76,7 @@ class _Told:
     def __init__(self, capacity: int) -> None:
         self._most = max(1, capacity // PARTS)  # in a part
         self._parts: deque[_Part] = deque()
+        self._nameless = False  # a log without hosts has told something: of the others each telling is noted for it too
 
     def __iter__(self) -> Iterator[str]:
         """The queue ids."""
@@ -85,6 +87,10 @@ class _Told:
 
     def put(self, key: tuple[str, str], kind: str, time: float, behind: float) -> float | None:
         """Note a telling; the time of the one before. `behind`: the time of the log furthest behind."""
+        if not key[0] and not self._nameless:
+            self._nameless = True
+            for part in self._parts:
+                part.told |= {f"{text.rpartition(' ')[0]} {ANY}": when for text, when in part.told.items()}
         before = self.pop(key, kind)
         parts = self._parts
         if not parts or behind >= parts[-1].begin + HOUR / PARTS or len(parts[-1].told) >= self._most:
@@ -94,10 +100,22 @@ class _Told:
             parts.append(_Part(behind, behind))
         parts[-1].end = max(parts[-1].end, behind)
         parts[-1].told[f"{key[1]} {kind} {key[0]}"] = time
+        if self._nameless and key[0]:
+            parts[-1].told[f"{key[1]} {kind} {ANY}"] = time
         return before
 
     def pop(self, key: tuple[str, str], kind: str) -> float | None:
-        text = f"{key[1]} {kind} {key[0]}"
+        """Forget its telling, by this host or by a log without hosts; when it was."""
+        host, queue_id = key
+        found = self._pop(f"{queue_id} {kind} {host}")
+        if self._nameless:
+            other = self._pop(f"{queue_id} {kind} {ANY}")
+            if host:
+                other = self._pop(f"{queue_id} {kind} ")
+            return other if found is None else found
+        return found
+
+    def _pop(self, text: str) -> float | None:
         for part in reversed(self._parts):
             if text in part.told:
                 return part.told.pop(text)

@@ -72,6 +72,29 @@ def test_a_second_telling_may_bring_the_address() -> None:
     assert run(finding("virus", 1), finding("virus", 2, "192.0.2.1")) == [("virus", "192.0.2.1", 1)]
 
 
+def test_a_log_without_hosts_tells_what_another_has_told() -> None:
+    """rspamd's own log beside Postfix' by syslog, in either order; two hosts stay two."""
+    named, bare = finding("spam", 1, "192.0.2.1"), finding("spam", 2, "192.0.2.1", host="", file="rspamd.log")
+    assert run(named, bare, named, bare) == [("spam", "192.0.2.1", 1)]
+    assert run(bare, named, bare, named) == [("spam", "192.0.2.1", 2)]
+    other = finding("spam", 1, "192.0.2.2", host="mx2")
+    assert run(finding("spam", 1, "192.0.2.3", "B2", host=""), named, other) == [
+        ("spam", "192.0.2.3", 1),
+        ("spam", "192.0.2.1", 1),
+        ("spam", "192.0.2.2", 1),
+    ]
+
+
+def test_a_reused_id_is_told_afresh_by_a_log_without_hosts() -> None:
+    bare = finding("spam", 2, "192.0.2.1", host="", file="rspamd.log")
+    later = finding("spam", 12, "192.0.2.2", host="", file="rspamd.log")
+    named, again = finding("spam", 1, "192.0.2.1"), finding(CLIENT, 11, "192.0.2.2")
+    assert run(finding(CLIENT, 0, "192.0.2.1"), named, bare, again, later) == [
+        ("spam", "192.0.2.1", 1),
+        ("spam", "192.0.2.2", 12),
+    ]
+
+
 def test_refusals_are_events_each() -> None:
     assert len(run(finding(CLIENT, 0, "192.0.2.1"), finding("reject", 1), finding("reject", 1))) == 2
 
