@@ -7,6 +7,10 @@ The priority is taken off, RFC 5424 is written as `STAMP HOST PROGRAM[PID]: TEXT
 sender left out is filled in, as RFC 3164 (4.3) asks of whoever passes a message on: the time of arrival where there is
 no stamp, the sender's name where there is no host.
 
+What Docker's log drivers (journald, syslog) hand over of a container is a line with a header of its own: program and host
+are then those within, the time is the driver's, whose zone is known. Only under Docker's default tag, the container's id:
+of any other program a message that begins like a line of the mail server's may be a stranger's text.
+
 A message is one line, whatever it holds: a newline inside is written #012, as rsyslog does, so that nobody's text can
 begin a line of its own. Names of hosts and programs are one word each. NUL and all other bytes pass as they are.
 """
@@ -30,6 +34,8 @@ STAMP = re.compile(
 )
 ALONE = re.compile(rb"[^\s:\[]{1,128}(?:\[\d{1,10}\])?: ")  # a program that no host stands before
 
+PACKED = re.compile(rb"\S+ (?:docker/)?[0-9a-f]{12}(?:\[\d{1,10}\])?: (?:<\d{1,3}>)?")
+
 
 def syslog(data: bytes, sender: bytes, now: float) -> bytes:
     """The line of a datagram, without a newline; b"" of an empty one. `sender` is who sent it, one word."""
@@ -43,14 +49,14 @@ def syslog(data: bytes, sender: bytes, now: float) -> bytes:
         stamp = moment(now) if whole["stamp"] == b"-" else whole["stamp"]
         name = sender if host == b"-" else host
         tag = program + (b"[%s]" % pid if pid.isdigit() and len(pid) <= 10 else b"")
-        return _one(b"%s %s %s: %s" % (stamp, name, tag, whole["text"] or b""))
+        return _one(stamp + b" " + _unpacked(b"%s %s: %s" % (name, tag, whole["text"] or b"")))
     if not text:
         return b""
     found = STAMP.match(text)
     stamp, rest = (moment(now) + b" ", text) if found is None else (found[0], text[found.end() :])
     if ALONE.match(rest):
         rest = b"%s %s" % (sender, rest)
-    return _one(stamp + rest)
+    return _one(stamp + _unpacked(rest))
 
 
 def entry(usec: int, host: bytes, identifier: bytes, pid: bytes, message: bytes) -> bytes:
@@ -58,7 +64,18 @@ def entry(usec: int, host: bytes, identifier: bytes, pid: bytes, message: bytes)
     seconds, fraction = divmod(usec, 1_000_000)
     name = word(identifier) or b"-"
     tag = b"%s[%s]: " % (name, pid) if pid.isdigit() and len(pid) <= 10 else name + b": "
-    return b"%s.%06d+00:00 %s %s%s" % (_second(seconds), fraction, word(host) or b"-", tag, _one(message))
+    line = _unpacked(b"%s %s%s" % (word(host) or b"-", tag, _one(message)))
+    return b"%s.%06d+00:00 %s" % (_second(seconds), fraction, line)
+
+
+def _unpacked(line: bytes) -> bytes:
+    """`HOST PROGRAM[PID]: TEXT` as it is, or what a container's program made of it."""
+    outer = PACKED.match(line)
+    stamp = None if outer is None else STAMP.match(line, outer.end())
+    if stamp is None:
+        return line
+    inner = line[stamp.end() :]
+    return line[: line.index(b" ") + 1] + inner if ALONE.match(inner) else inner
 
 
 def word(name: bytes) -> bytes:

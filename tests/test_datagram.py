@@ -30,6 +30,25 @@ BODY = b"NOQUEUE: reject: RCPT from unknown[203.0.113.9]: 554"
         ),
         (b"<22>1 - - exim - - - x", b"2026-03-04T10:00:00+00:00 192.0.2.1 exim: x"),
         (b"<22>1 2026-03-04T10:00:00Z mx exim 7 ID47 -", b"2026-03-04T10:00:00Z mx exim[7]: "),
+        # Docker's syslog driver, of a container whose programs write lines of their own
+        (
+            b"<30>Mar  4 11:00:00 0123456789ab[999]: Mar  4 10:00:00 mail postfix/smtpd[7]: x",
+            b"Mar  4 11:00:00 mail postfix/smtpd[7]: x",
+        ),
+        (
+            b"<30>1 2026-03-04T11:00:00+01:00 mx 0123456789ab 999 0123456789ab - <22>Mar  4 10:00:00 postfix/smtpd[7]: x",
+            b"2026-03-04T11:00:00+01:00 mx postfix/smtpd[7]: x",
+        ),
+        (
+            b"<30>Mar  4 10:00:00 mx docker/0123456789ab[999]: 2026-03-04 10:00:00 #7(main) <x>; task; y",
+            b"Mar  4 10:00:00 #7(main) <x>; task; y",
+        ),
+        (b"<30>Mar  4 10:00:00 mx 0123456789ab[999]: x: y", b"Mar  4 10:00:00 mx 0123456789ab[999]: x: y"),
+        # any other program may be told what to log
+        (
+            b"<30>Mar  4 10:00:00 mx app[9]: Mar  4 10:00:00 mx postfix/smtpd[7]: x",
+            b"Mar  4 10:00:00 mx app[9]: Mar  4 10:00:00 mx postfix/smtpd[7]: x",
+        ),
         (b"", b""),
         (b"\n\0", b""),
         (b"<22>", b""),
@@ -67,6 +86,8 @@ def test_entry() -> None:
     assert (
         entry(usec, b"mx", b"postfix/smtpd", b"7", b"x") == b"2026-03-04T10:00:00.000042+00:00 mx postfix/smtpd[7]: x"
     )
+    packed = entry(usec, b"mx", b"0123456789ab", b"999", b"Mar  4 11:00:00 mail postfix/smtpd[7]: x")
+    assert packed == b"2026-03-04T10:00:00.000042+00:00 mail postfix/smtpd[7]: x"
     assert entry(usec, b"", b"", b"", b"x").endswith(b"+00:00 - -: x")
     assert entry(usec, b"a b", b"x[1]: y\nz", b"7; rm", b"\0\n\xff\n").endswith(b" a_b x_1___y_z: \0#012\xff")
     assert entry(10**18, b"mx", b"a", b"1", b"x").startswith(b"9999-12-31T23:59:59.")
