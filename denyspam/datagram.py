@@ -7,9 +7,9 @@ The priority is taken off, RFC 5424 is written as `STAMP HOST PROGRAM[PID]: TEXT
 sender left out is filled in, as RFC 3164 (4.3) asks of whoever passes a message on: the time of arrival where there is
 no stamp, the sender's name where there is no host.
 
-What Docker's log drivers (journald, syslog) hand over of a container is a line with a header of its own: program and host
-are then those within, the time is the driver's, whose zone is known. Only under Docker's default tag, the container's id:
-of any other program a message that begins like a line of the mail server's may be a stranger's text.
+What Docker's log drivers (journald, syslog) hand over of a container is a line with a header of its own: program and
+host are then those within, the time is the driver's, whose zone is known. Only under Docker's default tag, which is the
+container's id: any other program's message that begins like a line of the mail server's may be a stranger's text.
 
 A message is one line, whatever it holds: a newline inside is written #012, as rsyslog does, so that nobody's text can
 begin a line of its own. Names of hosts and programs are one word each. NUL and all other bytes pass as they are.

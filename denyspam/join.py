@@ -8,7 +8,8 @@ The horizon is measured from the lines, so that the sizes of chunks and the mome
 a client's line counts for an offence at most HOUR after it and REACH bytes further on in the client's log, or at most
 HOUR before it. A new client line for an id that has one starts the id afresh: queue ids are reused.
 A verdict on a message (virus, spam) or its acceptance, told again for the same (host, id) within HOUR of the last
-telling, is the same event. A program's own log names no host (rspamd's beside Postfix' by syslog): there the id suffices. Refused commands and recipients of one transaction are events each.
+telling, is the same event. A program's own log names no host (rspamd's beside Postfix' by syslog): there
+the id suffices. Refused commands and recipients of one transaction are events each.
 Bounded: CLIENTS ids and WAITING offences; above that the oldest is let go (an offence then comes out without address).
 Tellings are forgotten once every log has gone HOUR beyond them (or a DAY beyond, for a log that says nothing any more),
 PARTS of an hour at once: a telling takes 170 bytes, in an OrderedDict by tuples it took 290.

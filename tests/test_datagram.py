@@ -36,7 +36,7 @@ BODY = b"NOQUEUE: reject: RCPT from unknown[203.0.113.9]: 554"
             b"Mar  4 11:00:00 mail postfix/smtpd[7]: x",
         ),
         (
-            b"<30>1 2026-03-04T11:00:00+01:00 mx 0123456789ab 999 0123456789ab - <22>Mar  4 10:00:00 postfix/smtpd[7]: x",
+            b"<30>1 2026-03-04T11:00:00+01:00 mx 0123456789ab 999 ID47 - <22>Mar  4 10:00:00 postfix/smtpd[7]: x",
             b"2026-03-04T11:00:00+01:00 mx postfix/smtpd[7]: x",
         ),
         (
