@@ -87,6 +87,11 @@ def _sum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+NOTHING = (
+    "no mail server and no mail log was found on this host. Where the server is in a container, or its log elsewhere, "
+    f"name the log in {INSTALLED}, as denyspam.conf(5) and docs/sources.md tell"
+)
+
 # --- what to write ----------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +101,7 @@ def plan(host: Host, found: Found, program: str, mode: str | None, peers: Collec
     `peers`: from where the admin is logged in. Raises Unusable where there is no log.
     """
     if not found.logs:
-        raise Unusable(found.advice or "no mail server and no mail log was found on this host")
+        raise Unusable(found.advice or NOTHING)
     found = replace(found, allow=(*found.allow, *_sessions(found, peers)))
     text = CONF_MADE_BY.sub("", configuration(found, mode or mode_of(host.read(INSTALLED)) or "watch"))
     planned = [File(INSTALLED, text, "what was found; every other setting stands in denyspam.conf(5)")]
