@@ -116,6 +116,16 @@ def test_ipv6_by_64() -> None:
     assert judge.decide(event(2, address="2001:db8::3")) == []
 
 
+@pytest.mark.parametrize("address", ["64:ff9b::cb00:7109", "64:ff9b:1::cb00:7109"])
+@pytest.mark.parametrize("prefix", [None, 24, 48])
+def test_an_ipv4_client_behind_nat64_is_one_host(address: str, prefix: int | None) -> None:
+    """Its /64 is the whole of IPv4."""
+    judge = Judge([Policy("virus", "virus", 1, 10, 60, prefix)])
+    (ban,) = judge.decide(event(0, address=address))
+    assert ban.target == target(f"{address}/128")
+    assert judge.key("64:ff9b:2::1") == "64:ff9b:2::/64"
+
+
 def test_ipv6_beside_an_own_address_is_counted_and_banned_alone() -> None:
     judge = Judge([Policy("virus", "virus", 2, 100, 60)], own=[ip_network("2001:db8::25/128")])
     assert judge.decide(event(0, address="2001:db8::1")) == []
