@@ -369,6 +369,18 @@ def _allow(host: Host, servers: Sequence[str], notes: list[str]) -> Iterator[All
         yield from _relay(host, smart_host[1] if smart_host else "", "sendmail smart host", notes)
     domains.append(host.read("/etc/mailname").strip())
     yield from _mail_exchangers(host, domains, notes)
+    yield from _gateways(host)
+
+
+def _gateways(host: Host) -> Iterator[Allowed]:
+    """Routers of private networks that this host's default routes name: one that rewrites sources, as for a forwarded
+    port, is the client of all mail, and no bot. Format: the kernel's net/ipv4/fib_trie.c, fib_route_seq_show()."""
+    for line in host.read("/proc/net/route").splitlines()[1:]:
+        words = line.split()
+        if len(words) > 7 and words[1] == words[7] == "00000000" and re.fullmatch("[0-9A-F]{8}", words[2]):
+            address = ip_address(int(words[2], 16).to_bytes(4, sys.byteorder))
+            if address.is_private and int(address):
+                yield Allowed(ip_network(address), "the router, by which all mail comes where it hides the clients")
 
 
 def _distinct(entries: Iterable[Allowed]) -> Iterator[Allowed]:

@@ -40,7 +40,7 @@ FRESH = 8_192  # more of them are forgotten each minute: to make their keys anew
 LOOKED = 8_192  # keys, of all windows together, that are looked at for the hottest: ten milliseconds at worst
 SERIALS = (1 << 32) - 1  # events are numbered up to this, and then anew
 YEAR = 365 * 86_400.0
-# 64:ff9b::/48 and 64:ff9b:1::/48, shifted by 80: IPv4 clients as NAT64 shows them (RFC 6052, 8215), all of them in a /64
+# 64:ff9b::/48 and 64:ff9b:1::/48 without their last 80 bits: IPv4 clients by NAT64 (RFC 6052, 8215), all in one /64
 TRANSLATED = (0x64_FF9B_0000, 0x64_FF9B_0001)
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 

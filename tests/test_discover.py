@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -314,6 +315,19 @@ def test_the_domains_mail_exchangers(make: Maker) -> None:
         "192.0.2.1/32": "MX of example.org: mx1.example.org",
         "192.0.2.2/32": "MX of mail.example.net: mx.example.net",
     }
+
+
+@pytest.mark.parametrize("gateway, allowed", [("192.168.1.1", True), ("198.18.0.1", True), ("93.184.216.1", False)])
+def test_a_router_that_may_hide_everybody(make: Maker, gateway: str, allowed: bool) -> None:
+    number = int.from_bytes(socket.inet_aton(gateway), sys.byteorder)
+    make.file(
+        "/proc/net/route",
+        "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
+        f"eth0\t00000000\t{number:08X}\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+        "eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n",
+    )
+    found = make.postfix(maillog_file="/var/log/mail.log").found()
+    assert [str(each.network) for each in found.allow] == ([f"{gateway}/32"] if allowed else [])
 
 
 def test_dns_that_fails_is_a_note(make: Maker) -> None:
