@@ -35,7 +35,7 @@ RING = 16_384  # events kept as evidence
 EVIDENCE = 20  # lines a ban carries at most
 TEXT = 1_000  # bytes of a line kept as evidence
 ALONE = (None,)  # the widths of policies that all count the address itself, or its /64
-USUAL = 65_536  # addresses whose keys are remembered, an attack's worth: 10 MB
+USUAL = 65_536  # addresses, of IPv6 most often, whose keys are remembered, an attack's worth: 10 MB
 FRESH = 8_192  # more of them are forgotten each minute: to make their keys anew takes two microseconds each
 LOOKED = 8_192  # keys, of all windows together, that are looked at for the hottest: ten milliseconds at worst
 SERIALS = (1 << 32) - 1  # events are numbered up to this, and then anew
@@ -83,6 +83,7 @@ class _Plan(NamedTuple):
 
     ports: tuple[int, ...]
     widths: tuple[int | None, ...]  # that it is counted under, each once
+    alone: bool  # these are ALONE
     usual: dict[str, tuple[str, ...]]  # address -> its keys under these, without a grace
     counters: tuple[tuple[int, Policy, Window], ...]  # in the order written; which of `widths` is theirs
 
@@ -234,18 +235,17 @@ class Judge:
         for each, counters in ports.items():
             widths = tuple(dict.fromkeys(counter.policy.prefix for counter in counters))
             numbered = tuple((widths.index(policy.prefix), policy, window) for policy, window in counters)
-            plans.append(_Plan(each, widths, self._usual.setdefault(widths, {}), numbered))
+            plans.append(_Plan(each, widths, widths == ALONE, self._usual.setdefault(widths, {}), numbered))
         self._plans[kind] = plans
         return plans
 
     def _keys(self, address: str, widths: tuple[int | None, ...], time: float) -> Sequence[str]:
         """The address's key for each width; none where it is spared (and then it is under every width)."""
-        usual = self._usual[widths]
-        keys = usual.get(address)
-        if keys is None:
-            if len(usual) >= USUAL:
-                usual.clear()
-            keys = usual[address] = self._usual_keys(address, widths)
+        keys: Sequence[str]
+        if widths == ALONE and ":" not in address and address.partition(".")[0] not in self._spared_begin:
+            keys = (address,)  # sooner seen than looked up among many
+        else:
+            keys = self._usual_keys(address, widths)
         if self._grace_ends:
             if self._graced(address, time):
                 return ()
@@ -253,13 +253,19 @@ class Judge:
         return keys
 
     def _usual_keys(self, address: str, widths: tuple[int | None, ...]) -> tuple[str, ...]:
-        """Those while there is no grace. A botnet shows a new address with every line: most are told by their begin."""
-        if widths == ALONE and ":" not in address and address.partition(".")[0] not in self._spared_begin:
-            return (address,)
-        if len(widths) == 1:
-            key = self.key(address, widths[0])
-            return () if key is None else (key,)
-        return tuple([key for width in widths if (key := self.key(address, width)) is not None])
+        """Those while there is no grace, remembered."""
+        usual = self._usual[widths]
+        keys = usual.get(address)
+        if keys is None:
+            if len(usual) >= USUAL:
+                usual.clear()
+            if len(widths) == 1:  # a flood's
+                key = self.key(address, widths[0])
+                keys = () if key is None else (key,)
+            else:
+                keys = tuple([key for width in widths if (key := self.key(address, width)) is not None])
+            usual[address] = keys
+        return keys
 
     def _graced(self, key: str, time: float) -> bool:
         return time < _until(*_numbers(ip_network(key)), self._grace_ends)
@@ -290,8 +296,10 @@ class Judge:
         if time is None or address is None:
             return bans
         plans = self._plans.get(kind)
-        for ports, widths, usual, counters in self._plan(kind) if plans is None else plans:
-            keys: Sequence[str] | None = usual.get(address)
+        for ports, widths, alone, usual, counters in self._plan(kind) if plans is None else plans:
+            # As in _keys(), which is called for what is left: a botnet shows a new address with every line.
+            own = alone and ":" not in address and address.partition(".")[0] not in self._spared_begin
+            keys: Sequence[str] | None = (address,) if own else usual.get(address)
             if keys is None or self._grace_ends:
                 keys = self._keys(address, widths, time)
             if not keys:
@@ -326,7 +334,7 @@ class Judge:
         if time is None or address is None:
             return found
         plans = self._plans.get(kind)
-        for ports, widths, _, counters in self._plan(kind) if plans is None else plans:
+        for ports, widths, _, _, counters in self._plan(kind) if plans is None else plans:
             keys = self._keys(address, widths, time)
             if keys and not self._banned(keys, ports, time):
                 found += [policy for _, policy, _ in counters]
@@ -637,7 +645,7 @@ class Judge:
             if span.since == time:
                 self._apply(target, span)
         plans = self._plans.get(event.kind)
-        for ports, widths, _, counters in self._plan(event.kind) if plans is None else plans:
+        for ports, widths, _, _, counters in self._plan(event.kind) if plans is None else plans:
             keys = self._keys(event.address, widths, time)
             for key in keys:
                 for span in list(self._known((key, ports))):
