@@ -27,6 +27,7 @@ from denyspam.journal import Journal, Place, Reader, Selection, library, readabl
 from denyspam.settings import LogSettings, Settings
 from denyspam.streams import Fifo, Stdin, Syslog
 from denyspam.tail import Block, Position, Tail, rotated_from
+WIDE = {4: 8, 6: 16}  # prefixes on the allow list that are shorter deserve a word
 
 
 class Saved(Protocol):
@@ -137,6 +138,9 @@ def usable(settings: Settings, held: Mapping[str, Source] | None = None) -> Iter
     """
     if settings.group is not None:
         _known(settings.group, settings, settings.lines.get("daemon.group", 1), held is not None)
+    for network in settings.allow:
+        if network.prefixlen < WIDE[network.version]:
+            yield f"`allow` has {network}: of all these addresses none is ever banned"
     for each in settings.logs:
         try:
             if each.group is not None:

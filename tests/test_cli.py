@@ -164,6 +164,15 @@ def test_check(conf: Path) -> None:
     assert denyspam("check", "-c", conf.parent / "none.conf").returncode == 78
 
 
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "128.0.0.0/1"])
+def test_check_tells_who_allows_everybody(conf: Path, network: str) -> None:
+    conf.write_text(conf.read_text().replace("[daemon]", f"[daemon]\nallow = 10.0.0.0/8, {network}"))
+    done = denyspam("check", "-c", conf)
+    assert done.returncode == 0
+    assert f"note: `allow` has {network}: of all these addresses none is ever banned" in done.stderr
+    assert "10.0.0.0/8" not in done.stderr
+
+
 def test_check_filters(tmp_path: Path) -> None:
     assert denyspam("check", "postfix", "exim", "sendmail").returncode == 0
     bad = tmp_path / "bad.filter"
