@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from apscheduler.events import EVENT_JOB_ERROR
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from denyspam import show, supervisor
+from denyspam import former, show, supervisor
 from denyspam.answers import FORCED, MANUAL, Answers
 from denyspam.apart import Loaded
 from denyspam.control import Server, obstacle
@@ -173,6 +173,8 @@ class Daemon:
                 starting.cancel()
                 return await self._done
             held = dict(await starting)
+            if await asyncio.get_running_loop().run_in_executor(None, former.clear, settings, self.ledger.facts()):
+                self.ledger.fact(former.FACT, former.carrier(settings))
             self._restore(held)
             self._telling = asyncio.create_task(self._tell_ready())
             if not await self._memory.recall(self._done.done):

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from denyspam import supervisor
+from denyspam import former, supervisor
 from denyspam.apart import Loaded
 from denyspam.control import Server
 from denyspam.daemon import Daemon, fits
@@ -142,6 +142,9 @@ def flush(settings: Settings, *, keep: bool = True) -> int:
             action.release(one.target for one in held)
             action.stop(keep)
         ledger = open_ledger(settings.state)
+        with as_owner(None):
+            if former.clear(settings, ledger.facts()):
+                ledger.fact(former.FACT, "")
         rows = ledger.open()
         for row in rows:
             ledger.end(row.id, "released", time.time(), "flush")

@@ -27,6 +27,7 @@ from denyspam.journal import Journal, Place, Reader, Selection, library, readabl
 from denyspam.settings import LogSettings, Settings
 from denyspam.streams import Fifo, Stdin, Syslog
 from denyspam.tail import Block, Position, Tail, rotated_from
+
 WIDE = {4: 8, 6: 16}  # prefixes on the allow list that are shorter deserve a word
 
 

@@ -175,6 +175,52 @@ def test_watch_touches_no_firewall(daemon: Live, network: Network) -> None:
     assert "denyspam" not in network.server.check("nft", "list", "ruleset")
 
 
+@pytest.mark.parametrize("how", ["a reload", "a restart", "flush"])
+def test_who_only_watches_refuses_nobody_any_more(daemon: Live, network: Network, how: str) -> None:
+    """What it had put there as long as it enforced is out of the kernel, and a release is no lie."""
+    daemon.start()
+    daemon.write(viruses(SENDER, 5))
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+    if how != "a reload":
+        daemon.stop()
+    daemon.configure(mode="watch")
+    if how == "a reload":
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: "dryrun (mode = watch)" in daemon.errors.read_text(), "the reload")
+    elif how == "a restart":
+        daemon.start()
+    else:
+        assert daemon.ask("flush").stdout == "released 1 ban\n"
+    assert network.connects(SERVER4, 25, SENDER)
+    assert "denyspam" not in network.server.check("nft", "list", "ruleset")
+    if how == "flush":
+        return
+    assert daemon.banned() == [SENDER]
+    daemon.configure()
+    daemon.stop()
+    daemon.start()
+    assert daemon.held() == {SENDER}
+
+
+def test_a_second_daemon_that_watches_leaves_the_firewall_alone(
+    daemon: Live, network: Network, tmp_path: Path
+) -> None:
+    daemon.start()
+    daemon.write(viruses(SENDER, 5))
+    until(lambda: daemon.held() == {SENDER}, "the ban")
+    folder = tmp_path / "second"
+    folder.mkdir()
+    with live(folder, network.server) as second:
+        second.configure(mode="watch")
+        second.log.touch()
+        second.start()
+        assert daemon.held() == {SENDER}
+        second.stop()
+        assert second.ask("flush").returncode == 0
+    assert daemon.held() == {SENDER}
+
+
 def test_own_and_allowed_addresses_are_spared(daemon: Live) -> None:
     daemon.configure(allow=f"{OTHER}, 198.51.100.0/24")
     daemon.start()
