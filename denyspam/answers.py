@@ -17,7 +17,7 @@ from ipaddress import ip_network
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Protocol
 
-from denyspam import __version__, show
+from denyspam import __version__, former, show
 from denyspam.events import MAPPED, ActionError, Ban, Event, Grace, Network, Past, Target, address_text
 from denyspam.guard import Guard
 from denyspam.monitor import ledger_fault, process
@@ -217,12 +217,18 @@ class Answers:
             "withheld": [self._row(ban) for ban in covering if ban.target in self._daemon.withheld],
             "within": [] if _single(network) else self._inside(network),
             "sender": self._sender(network),
-            "kernel": kernel,
+            "kernel": kernel and not self._watching,
+            "watching": self._watching,
             "lines": [] if open_row is None else [_plain(one) for one in self._daemon.ledger.evidence(open_row.id)],
             "history": [_history(row) for row in rows],
             "counts": [{"policy": policy.name, "limit": show.limit(policy), "hits": count} for policy, count in counts],
             "seen": [_seen(event) for event in hits],
         }
+
+    @property
+    def _watching(self) -> bool:
+        """Whether nobody is refused, whatever is decided."""
+        return former.carrier(self._daemon.settings) == ""
 
     def _inside(self, network: Network) -> list[dict[str, Any]]:
         """The bans of what lies in it, but not its own."""
@@ -270,6 +276,7 @@ class Answers:
         return {
             "banned": [self._row(ban) for ban in bans],
             "refused": refused,
+            "watching": self._watching,
             "graces": [_grace(each) for each in ended],
             "fault": self._daemon.enforcer.trouble,
         }

@@ -399,6 +399,8 @@ def _ban(asked: argparse.Namespace) -> int:
         print(f"denyspam: {each['address'][:100]} is not banned: {each['reason']}", file=sys.stderr)
     if not asked.force and any(not each["reason"].startswith("too wide") for each in answer["refused"]):
         print("denyspam: --force bans all the same what is protected", file=sys.stderr)
+    if answer["watching"]:
+        print("denyspam: nobody is refused, it only watches (mode = watch)", file=sys.stderr)
     _firewall(answer)
     return NO if answer["refused"] else DONE
 

@@ -1,7 +1,8 @@
 """former: what another action than today's still holds for this state folder. Edge.
 
-The ledger knows by which action bans were carried out. Where that is another one now, or none (`mode = watch`), what the
-former one holds is beyond every release and flush, and would refuse people until its end: it is taken out at the start.
+The ledger knows by which action bans were carried out. Where that is another one now, or none (`mode = watch`), what
+the former one holds is beyond every release and flush, and would refuse people until its end: so it is taken out at the
+start.
 What a firewall holds for another state folder, for a second daemon that only watches, is none of ours.
 """
 

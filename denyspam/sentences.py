@@ -8,6 +8,7 @@ from typing import Any
 
 from denyspam import show
 
+WATCHING = "but nobody is refused, it only watches"
 INSIDE = 10  # bans that `why` names of a network's many
 KERNEL = {True: "the kernel holds it", False: "the kernel does not hold it", None: "the firewall does not answer"}
 
@@ -24,11 +25,12 @@ def graces(found: Iterable[dict[str, Any]], zone: tzinfo, now: float) -> Iterato
 
 def why(found: dict[str, Any], zone: tzinfo, now: float) -> Iterator[str]:
     """The answer to `why`; `now` in epoch seconds. No line holds a control character."""
+    kernel = WATCHING if found["watching"] else KERNEL[found["kernel"]]
     for ban in found["bans"]:
         ports = " ".join(map(str, ban["ports"]))
         yield (
             f"{ban['address']} is banned from port {ports} until {show.moment(ban['until'], zone)} "
-            f"({show.duration(ban['until'] - now)} left); {KERNEL[found['kernel']]}"
+            f"({show.duration(ban['until'] - now)} left); {kernel}"
         )
         note = f": {show.line(ban['note'].encode())}" if ban["note"] else ""
         hits = f", {ban['hits']} hits" if ban["hits"] else ""

@@ -171,6 +171,8 @@ def test_watch_touches_no_firewall(daemon: Live, network: Network) -> None:
     daemon.start()
     daemon.write(viruses(SENDER, 5))
     until(lambda: daemon.banned() == [SENDER], "the decision")
+    assert "nobody is refused, it only watches" in daemon.ask("why", SENDER).stdout
+    assert "nobody is refused, it only watches" in daemon.ask("ban", OTHER).stderr
     assert network.connects(SERVER4, 25, SENDER)
     assert "denyspam" not in network.server.check("nft", "list", "ruleset")
 
@@ -203,9 +205,7 @@ def test_who_only_watches_refuses_nobody_any_more(daemon: Live, network: Network
     assert daemon.held() == {SENDER}
 
 
-def test_a_second_daemon_that_watches_leaves_the_firewall_alone(
-    daemon: Live, network: Network, tmp_path: Path
-) -> None:
+def test_a_second_daemon_that_watches_leaves_the_firewall_alone(daemon: Live, network: Network, tmp_path: Path) -> None:
     daemon.start()
     daemon.write(viruses(SENDER, 5))
     until(lambda: daemon.held() == {SENDER}, "the ban")
