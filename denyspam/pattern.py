@@ -864,7 +864,7 @@ def _until(parts: Sequence[Part], name: str = "said") -> list[Part] | None:
 def _settle_said(pieces: list[bytes], parts: Sequence[Part]) -> tuple[list[bytes], tuple[bytes, Words]]:
     """The client's words end at the first place where their literal and an address follow, whatever comes then.
 
-    A lookahead is atomic, so the first place is final: (?=(…)) and its repetition are what 3.11 writes as (?>…).
+    The first place is final: by (?>…), and before 3.11 by (?=(…)) and its repetition, since a lookahead is atomic.
     Also returns (the literal and address, the words).
     """
     since = _since(parts)
@@ -883,11 +883,13 @@ def _settle_said(pieces: list[bytes], parts: Sequence[Part]) -> tuple[list[bytes
         start = escaped(since[0].text[:1])
         other = b"[^" + start + b"]{0,8192}" + FINAL
         stop = b"(?!" + ending + closed + b")" + start
-        said = b"(?P<said>" + other + b"(?:" + stop + other + b"){0,%d})" % ENDINGS
+        said = b"(?P<said>" + _final(other + b"(?:" + stop + other + b"){0,%d}" % ENDINGS) + b")"
     first = next(index for index, piece in enumerate(pieces) if SAID in piece)
     settled = [piece.replace(SAID, b"(?P=said)") for piece in pieces]
     before, _, after = pieces[first].partition(SAID)
-    settled[first] = before + b"(?=" + said + ending + closed + b")(?P=said)" + after.replace(SAID, b"(?P=said)")
+    if said is SAID or not FINAL:
+        said = b"(?=" + said + ending + closed + b")(?P=said)"
+    settled[first] = before + said + after.replace(SAID, b"(?P=said)")
     return settled, (ending, _loose(since[place + 1 :]))
 
 
