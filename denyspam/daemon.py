@@ -396,7 +396,8 @@ class Daemon:
                     self.pending.add(target)
                     self._unconfirmed.add(target)
         # With a note, that of why, it was withheld.
-        news = [ban for ban, *_, row, _ in rows if row > told and not ban.note and ban.target not in self.withheld]
+        newer = [row.ban for row in rows if row.id > told]
+        news = [ban for ban in newer if not ban.note and ban.target not in self.withheld]
         self.notifier.banned(news, self.started, newest)
         self._expire()
         self._release_spared("never banned by the configuration as it is now")
