@@ -61,7 +61,8 @@ DIGITS = frozenset(string.digits.encode())
 ALNUM = frozenset((string.ascii_letters + string.digits).encode())
 IP = frozenset(b"0123456789abcdefABCDEF:.")
 ENDINGS = 64  # the places where {said} may seem to end: each costs some microseconds, so a line of more is nobody's
-PLACES = 16  # of them those where an address follows
+PLACES = 8  # of them those where an address follows
+SOUGHT = 1 << 15  # bytes looked through for lists of words, to tell what a line of nobody's says
 # A local part is at most 64 octets, RFC 5321 4.5.3.1.1, and one quoted string; RFC 822 knew more in a row. What is more
 # than this is no path, and only what a client wrote to make its reading dear.
 STRINGS = 4  # quoted ones, or escapes outside of them
@@ -254,18 +255,22 @@ class Endings:
 
     place: bytes
     words: tuple[tuple[bytes, bytes], ...]
-    owners: tuple[tuple[bytes, bytes, tuple[int, ...]], ...] = ()  # with the patterns whose words they are, by group
+    # with the patterns whose words they are, by group; of each its needles, those of few branches first
+    owners: tuple[tuple[bytes, bytes, tuple[tuple[int, tuple[Words, ...]], ...]], ...] = ()
 
     def places(self, body: bytes, start: int = 0) -> tuple[list[int], bool]:
         """The ends of the first PLACES addresses that it may be followed by, and whether there are no more; one that a
         stop or a colon follows (`2001:db8::7. `) has two, since an {ip} takes these as well."""
-        end, begin = len(body), _beginning(self.place)
-        if begin:  # to look at each place that begins like one costs, too
-            *before, rest = body[start:].split(begin, ENDINGS)
-            end -= len(rest) if len(before) == ENDINGS else 0
-        found = [place.end() for place in islice(compiled(self.place).finditer(body, start, end), PLACES + 1)]
-        ends = [each - back for each in found for back in range(1 + (body[each - 1] in b".:"))]
-        return ends, end == len(body) and len(found) <= PLACES
+        place, begin = compiled(self.place), _beginning(self.place)
+        pieces = body[start:].split(begin, ENDINGS) if begin else ()  # it may begin with what may be absent
+        ends = [each.end() for each in islice(place.finditer(body, start), 0 if begin else PLACES + 1)]
+        for piece in pieces[:-1]:
+            start += len(piece)
+            found = place.match(body, start) if not ends or ends[-1] <= start else None
+            ends += [found.end()] if found else []
+            start += len(begin)
+        whole = len(pieces) <= ENDINGS and len(ends) <= PLACES
+        return [end - back for end in ends[:PLACES] for back in range(1 + (body[end - 1] in b".:"))], whole
 
 
 @lru_cache(maxsize=65_536)  # never full: as many as the expressions of the filters in use
@@ -371,16 +376,15 @@ def told(patterns: Sequence[Pattern], body: bytes) -> Pattern | None:
     """
     first = len(patterns)
     held: dict[Words, bool] = {}  # whether one of these texts stands in the body; patterns share most of them
+    left = SOUGHT
 
     def holds(texts: Words) -> bool:
+        nonlocal left
         if texts not in held:
-            held[texts] = any(text in body for text in texts)
+            cost = len(body) * (len(texts) - 1)
+            held[texts] = cost <= left and any(text in body for text in texts)
+            left -= 0 if held[texts] or cost > left else cost
         return held[texts]
-
-    def able(number: int, place: int) -> bool:
-        """Whether a pattern's words stand there. They alone are looser than it is: it takes its needles as well."""
-        pattern = patterns[number]
-        return pattern.follows(body, place) and all(map(holds, sorted(pattern.needles, key=len)))
 
     for again, stop in {pattern.again: pattern.stop for pattern in patterns if pattern.again is not None}.items():
         begun = [(words, owners) for begin, words, owners in again.owners if compiled(begin).match(body)]
@@ -388,11 +392,15 @@ def told(patterns: Sequence[Pattern], body: bytes) -> Pattern | None:
         if not places or (places[-1] - places[0] < 2 and body.count(stop[:1]) <= ENDINGS):
             continue  # one address, or none
         for words, owners in begun:
-            for place in places if owners[0] < first else ():
-                found = compiled(words).match(body, place)
-                if found is not None:
-                    fitting = owners[(found.lastindex or 0) - 1 :]  # the first of them, or those needles are missing
-                    first = next((each for each in fitting if each < first and able(each, place)), first)
+            found = {place: match for place in places if (match := compiled(words).match(body, place))}
+            sure = {owners[(match.lastindex or 0) - 1][0] for match in found.values()}  # of each place the first
+            for number, needles in owners:
+                if not sure or number >= first:
+                    break
+                # The words alone are looser than the pattern: it takes its needles as well.
+                able = number >= min(sure) and all(map(holds, needles))
+                if able and (number in sure or any(patterns[number].follows(body, place) for place in found)):
+                    first = number
     return patterns[first] if first < len(patterns) else None
 
 
@@ -917,7 +925,11 @@ def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
             ()
             if word
             else tuple(
-                (begin, _first_of([patterns[number].said[1] for number in numbers]), tuple(numbers))
+                (
+                    begin,
+                    _first_of([patterns[number].said[1] for number in numbers]),
+                    tuple((number, tuple(sorted(patterns[number].needles, key=len))) for number in numbers),
+                )
                 for begin, numbers in owners.get(said, {}).items()
             ),
         )
