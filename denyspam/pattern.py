@@ -52,6 +52,7 @@ except ImportError:  # Python 3.10
 CLIENTS_TEXT = ("*", "user", "said")
 PATHS = ("<rcpt>", "<raw>", "<doubled>")
 JUMPS = {b".*": b"%s.*", b"(?P<user>.*)": b"(?P<user>%s.*)"}
+ALIKE = 256  # bytes: lengths that differ by less are taken as one
 SHORTEST = 4  # bytes of the longest literal: it finds the lines worth a regex
 IGNORE = "ignore"  # the kind of a pattern that takes a line away from those below: no finding
 
@@ -61,8 +62,8 @@ DIGITS = frozenset(string.digits.encode())
 ALNUM = frozenset((string.ascii_letters + string.digits).encode())
 IP = frozenset(b"0123456789abcdefABCDEF:.")
 ENDINGS = 64  # the places where {said} may seem to end: each costs some microseconds, so a line of more is nobody's
-PLACES = 8  # of them those where an address follows
-SOUGHT = 1 << 15  # bytes looked through for lists of words, to tell what a line of nobody's says
+PLACES = 8  # of them those that more than the first byte of an ending stands at
+SOUGHT = 1 << 15  # bytes looked through in vain for needles, to tell what a line of nobody's says
 # A local part is at most 64 octets, RFC 5321 4.5.3.1.1, and one quoted string; RFC 822 knew more in a row. What is more
 # than this is no path, and only what a client wrote to make its reading dear.
 STRINGS = 4  # quoted ones, or escapes outside of them
@@ -255,22 +256,29 @@ class Endings:
 
     place: bytes
     words: tuple[tuple[bytes, bytes], ...]
+    begin: bytes = b""  # any of what it began the line with
     # with the patterns whose words they are, by group; of each its needles, those of few branches first
     owners: tuple[tuple[bytes, bytes, tuple[tuple[int, tuple[Words, ...]], ...]], ...] = ()
 
     def places(self, body: bytes, start: int = 0) -> tuple[list[int], bool]:
-        """The ends of the first PLACES addresses that it may be followed by, and whether there are no more; one that a
-        stop or a colon follows (`2001:db8::7. `) has two, since an {ip} takes these as well."""
+        """The ends of the addresses that it may be followed by, in the first PLACES that begin like one, and whether
+        there are no more; one that a stop or a colon follows (`2001:db8::7. `) has two, since an {ip} takes these as
+        well."""
         place, begin = compiled(self.place), _beginning(self.place)
-        pieces = body[start:].split(begin, ENDINGS) if begin else ()  # it may begin with what may be absent
-        ends = [each.end() for each in islice(place.finditer(body, start), 0 if begin else PLACES + 1)]
-        for piece in pieces[:-1]:
-            start += len(piece)
-            found = place.match(body, start) if not ends or ends[-1] <= start else None
-            ends += [found.end()] if found else []
-            start += len(begin)
-        whole = len(pieces) <= ENDINGS and len(ends) <= PLACES
-        return [end - back for end in ends[:PLACES] for back in range(1 + (body[end - 1] in b".:"))], whole
+        if begin:
+            found: list[re.Match[bytes]] = []
+            pieces = body[start:].split(begin, PLACES)
+            whole = len(pieces) <= PLACES
+            for piece in pieces[:-1]:
+                start += len(piece)
+                if not found or found[-1].end() <= start:
+                    found += filter(None, [place.match(body, start)])
+                start += len(begin)
+        else:  # what it begins with may be absent
+            found = [*islice(place.finditer(body, start), PLACES + 1)]
+            whole = len(found) <= PLACES
+        ends = [each.end() for each in found]
+        return [end - back for end in ends for back in range(1 + (body[end - 1] in b".:"))], whole
 
 
 @lru_cache(maxsize=65_536)  # never full: as many as the expressions of the filters in use
@@ -369,7 +377,22 @@ class Pattern:
         return max(self.literals, key=len)
 
 
-def told(patterns: Sequence[Pattern], body: bytes) -> Pattern | None:
+@lru_cache(maxsize=256)
+def _endings(patterns: tuple[Pattern, ...]) -> tuple[tuple[Endings, bytes], ...]:
+    """How the patterns end {said}, and what they end it with."""
+    return tuple({pattern.again: pattern.stop for pattern in patterns if pattern.again is not None}.items())
+
+
+def repeated(body: bytes, stop: bytes) -> bool:
+    """Whether what ends a {said} stands there twice, or what it begins with so often that {said} finds no end."""
+    first = body.find(stop)
+    return first >= 0 and (
+        body.find(stop, first + 1) >= 0
+        or len(body.split(stop[:1], ENDINGS + 1)) > ENDINGS + 1  # to count all is dearer
+    )
+
+
+def told(patterns: tuple[Pattern, ...], body: bytes) -> Pattern | None:
     """The first of `patterns`, none of which matches, that would if {said} ended further on than where it first can.
 
     They are a filter's, as `settle` gave them.
@@ -381,16 +404,16 @@ def told(patterns: Sequence[Pattern], body: bytes) -> Pattern | None:
     def holds(texts: Words) -> bool:
         nonlocal left
         if texts not in held:
-            cost = len(body) * (len(texts) - 1)
+            cost = len(body) * len(texts)
             held[texts] = cost <= left and any(text in body for text in texts)
             left -= 0 if held[texts] or cost > left else cost
         return held[texts]
 
-    for again, stop in {pattern.again: pattern.stop for pattern in patterns if pattern.again is not None}.items():
-        begun = [(words, owners) for begin, words, owners in again.owners if compiled(begin).match(body)]
-        places, _ = again.places(body) if begun else ([], True)
-        if not places or (places[-1] - places[0] < 2 and body.count(stop[:1]) <= ENDINGS):
+    for again, stop in _endings(patterns):
+        if compiled(again.begin).match(body) is None or not repeated(body, stop):
             continue  # one address, or none
+        begun = [(words, owners) for begin, words, owners in again.owners if compiled(begin).match(body)]
+        places, _ = again.places(body)
         for words, owners in begun:
             found = {place: match for place in places if (match := compiled(words).match(body, place))}
             sure = {owners[(match.lastindex or 0) - 1][0] for match in found.values()}  # of each place the first
@@ -782,7 +805,7 @@ def _jump(pieces: list[bytes], parts: Sequence[Part]) -> list[bytes]:
     length = _longest(parts[list(parts).index(free[-1]) + 1 :]) if free else None
     if last is None or length is None or not FINAL:
         return pieces
-    rest = b"(?=.{%d})" % (length + 4)
+    rest = b"(?=.{%d})" % (length + 4 + -(length + 4) % ALIKE)  # patterns that share what precedes shall share this
     over = b"(?>" + rest + b".*" + rest + b"|)"  # most lines are shorter, and at once told to be
     return [*pieces[:last], JUMPS[pieces[last]] % over, *pieces[last + 1 :]]
 
@@ -922,6 +945,7 @@ def settle(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
         (said, word): Endings(
             word or said,
             tuple((begin, _any(words)) for begin, words in by.items() if begin is not None),
+            b"|".join(re.sub(rb"\?P<\w+>", b"?:", begin) for begin in by if begin is not None),
             ()
             if word
             else tuple(

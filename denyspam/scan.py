@@ -24,9 +24,21 @@ from operator import itemgetter
 from weakref import WeakValueDictionary
 
 from denyspam.events import CLIENT, HARMLESS, Finding
-from denyspam.filter import COLLECTED, NO_QUEUE, NOBODYS, REPEATED, TAGS, Filter, Reader, Reading, Sample, canonical
+from denyspam.filter import (
+    COLLECTED,
+    LONG,
+    NO_QUEUE,
+    NOBODYS,
+    REPEATED,
+    TAGS,
+    Filter,
+    Reader,
+    Reading,
+    Sample,
+    canonical,
+)
 from denyspam.hints import Block, Hints, Line, asks
-from denyspam.pattern import ENDINGS, IGNORE, Endings, Pattern, Words, escaped
+from denyspam.pattern import IGNORE, Endings, Pattern, Words, escaped, repeated
 from denyspam.stamp import Stamps
 from denyspam.tree import UNTAGGED, Tree
 
@@ -37,7 +49,8 @@ except ImportError:  # neither x86_64 nor aarch64: slower, and the same answers
 
 BEHIND = 7  # bytes; a shorter text stands behind other words too often
 SHORTEST = 3  # bytes; a shorter needle stands in every line
-APART = 32  # bytes between two needles, on the average of a block: fewer are none of an honest log
+APART = 256  # bytes between two needles, on the average of a block: where there are fewer, its lines are counted
+EACH = 4  # needles in a line, on the average: more are none of an honest log
 SOME = 16  # needles that a short block may hold besides
 AFTER = 32  # blocks; to search them so costs 2 microseconds a line
 USUAL = 50  # a message that is taken is so much more frequent than anything else a filter has samples of
@@ -168,8 +181,7 @@ class _Needles:
         which = tuple(filters), again
         if which not in self._others:
             every = [(found.name, each) for found in filters for each in found.patterns]
-            chosen = [each for each in every if again is None or each[1].again is not again]
-            self._others[which] = Tree(chosen, filters)
+            self._others[which] = Tree([each for each in every if each[1].again is not again], filters)
         return self._others[which]
 
     def tree(self, filters: tuple[Filter, ...], key: int) -> Tree | None:
@@ -181,9 +193,10 @@ class _Needles:
             chosen = [
                 (found.name, each) for found in filters for each in found.patterns if _met(self._main[id(each)], key)
             ]
-            while chosen and id(chosen[-1][1]) not in self._wanted:
-                del chosen[-1]
-            self._trees[filters, key] = Tree(chosen, filters) if chosen else None
+            end = len(chosen)
+            while end and id(chosen[end - 1][1]) not in self._wanted:
+                end -= 1
+            self._trees[filters, key] = Tree(chosen[:end], filters, dull=chosen[end:]) if end else None
         return self._trees[filters, key]
 
 
@@ -281,7 +294,8 @@ def _hyperscan(texts: Sequence[bytes], hints: Sequence[tuple[bytes, bytes]]) -> 
                 ends[number - firm].append(end)
 
         database.scan(block, match_event_handler=met)
-        if sum(map(len, ends), len(found)) > len(block) // APART + SOME:
+        hits = sum(map(len, ends), len(found))
+        if hits > len(block) // APART + SOME and hits > block.count(b"\n") * EACH + SOME:
             hostile = AFTER
         found.sort()
         return found, ends
@@ -556,10 +570,10 @@ class Scanner:
         now: float,
     ) -> Finding | None:
         """What a line says that no pattern of the tree takes; `start` is where its body does."""
-        if any(line.count(stop) > 1 or line.count(stop[:1]) > ENDINGS for stop in tree.stops):
+        if len(line) >= LONG or any(repeated(line, stop) for stop in tree.stops):
             reading = Reader.nobodys(line[start:], time, host, tree.filters)
-            if reading is not None and self._needles.others(tree.filters, None).match(line, start) is not None:
-                return self._slowly(line, offset, number, now)  # one that the tree left out, as it is no offence's
+            if reading is not None and tree.rest.match(line, start) is not None:
+                return self._slowly(line, offset, number, now)
             return self._finding(reading, offset, number, line)
         return None
 

@@ -111,9 +111,14 @@ class Tree:
     """
 
     def __init__(
-        self, patterns: Sequence[tuple[str, Pattern]], filters: Sequence[Filter], stops: tuple[bytes, ...] | None = None
+        self,
+        patterns: Sequence[tuple[str, Pattern]],
+        filters: Sequence[Filter],
+        stops: tuple[bytes, ...] | None = None,
+        dull: Sequence[tuple[str, Pattern]] = (),
     ) -> None:
         self.filters = filters  # whose patterns they are
+        self._dull = dull
         self.patterns = patterns
         self.stops = tuple({pattern.stop for _, pattern in patterns if pattern.stop}) if stops is None else stops
         root, numbers = _Node(b"", 0), count(1)
@@ -139,6 +144,11 @@ class Tree:
         """The same, from the digits of the pid on."""
         return re.compile(PID + UNTAGGED + b"()" + self._expression, re.DOTALL).match
 
+    @cached_property
+    def rest(self) -> Tree:
+        """The patterns left out of it, behind its own, as they tell of no offence."""
+        return Tree(self._dull, self.filters)
+
     def leaf(self, match: re.Match[bytes]) -> Leaf:
         """The pattern that matched, from now on in `leaves`."""
         group = match.lastindex or 0
@@ -147,7 +157,7 @@ class Tree:
         ip, queue_id, said, user, times = (groups.get(hole, 0) for hole in (b"ip", b"id", b"said", b"user", b"times"))
         stops = (pattern.stop, b")") if pattern.word[0] else (pattern.stop,)
         ending = None if pattern.ending is None else compiled(pattern.ending)
-        rest = cache(partial(Tree, self.patterns[number + 1 :], self.filters, self.stops))
+        rest = cache(partial(Tree, self.patterns[number + 1 :], self.filters, self.stops, self._dull))
         rivals = self._rivals(number)
         plain = not (said or ending or rivals or user or times)
         doubts = None if plain else (said, stops, bool(pattern.word[0]), pattern, ending, rest, rivals, user, times)
