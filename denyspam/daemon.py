@@ -36,6 +36,7 @@ from denyspam.enforce import Enforcer
 from denyspam.events import Ban, Event, Held, SettingsError, Target
 from denyspam.guard import FUSED, LATE, Guard, Verdict
 from denyspam.host import own_addresses
+from denyspam.keeper import claim
 from denyspam.ledger import MEMORY, Ledger
 from denyspam.logfile import NOTHING, Unavailable
 from denyspam.memory import NEAR, SLICE, Memory, kept
@@ -293,6 +294,10 @@ class Daemon:
             loaded = kept(load(self.conf), (self.settings, self.filters))
             gc.collect()  # what the reading left behind, before anything that stays is made between it
             load_action(loaded[0])
+            carrier = former.carrier(loaded[0])
+            claimed = None if carrier == former.carrier(self.settings) else claim(carrier)
+            if claimed is not None:
+                claimed.close()  # the next run takes it
             fits(loaded[0], self.logs.streams())
             if loaded[0].socket != self.settings.socket:
                 can_listen(loaded[0])

@@ -19,6 +19,7 @@ from denyspam import former, supervisor
 from denyspam.apart import Loaded
 from denyspam.control import Server
 from denyspam.daemon import Daemon, fits
+from denyspam.keeper import Keeper
 from denyspam.ledger import MEMORY, Ledger, damaged
 from denyspam.logfile import Unavailable
 from denyspam.memory import Memory
@@ -30,6 +31,7 @@ from denyspam.sources import Source
 from denyspam.state import as_owner, locked, memory_ledger, moved, open_ledger, usable_ledger
 
 log = logging.getLogger("denyspam")
+keeper = Keeper()  # the process's
 
 SWITCH = 0.0005  # seconds a thread may keep the others waiting; Python's 5 ms would stand between a ban and the kernel
 # Objects made before Python looks for cycles among them. At its 700 that took a tenth of a flood's CPU; at 50,000 what
@@ -75,6 +77,7 @@ async def _run(conf: str, loaded: Loaded, flush: bool) -> None:
     try:
         while True:
             try:
+                keeper.take(former.carrier(loaded[0]))
                 daemon = Daemon(conf, loaded, ledger, notifier, control, flush, streams, memory)
                 memory = None
                 if asked_again:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from live import Live, live, relay, stamp, until, virus, viruses
+from live import PATIENCE, Live, live, relay, stamp, until, virus, viruses
 from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Namespace, Network
 
 from denyspam import control
@@ -219,6 +219,46 @@ def test_a_second_daemon_that_watches_leaves_the_firewall_alone(daemon: Live, ne
         second.stop()
         assert second.ask("flush").returncode == 0
     assert daemon.held() == {SENDER}
+
+
+def test_two_that_enforce(daemon: Live, network: Network, tmp_path: Path) -> None:
+    daemon.start()
+    folder = tmp_path / "second"
+    folder.mkdir()
+    with live(folder, network.server) as second:
+        second.log.touch()
+        second.launch()
+        assert second.process is not None and daemon.process is not None
+        assert second.process.wait(PATIENCE) == 69
+        assert f"another denyspam (pid {daemon.process.pid})" in second.errors.read_text()
+        second.configure(mode="watch")
+        second.start()
+        second.configure()
+        second.process.send_signal(signal.SIGHUP)
+        until(lambda: "not reloaded, going on as before: another denyspam" in second.errors.read_text(), "the refusal")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: daemon.errors.read_text().count("ready: ") == 2, "a reload keeps what it has")
+        daemon.stop(signal.SIGKILL)
+        second.process.send_signal(signal.SIGHUP)
+        until(lambda: "action nftables" in second.errors.read_text(), "its turn")
+
+
+def test_a_name_that_a_stranger_took_keeps_nobody_off(daemon: Live, network: Network) -> None:
+    taken = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind('\\0denyspam nftables'); s.listen(); print()"
+    setpriv = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--reuid=65534"]
+    stranger = network.server.popen(
+        [*setpriv, sys.executable, "-c", f"{taken}; sys.stdout.flush(); sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert stranger.stdout is not None
+        stranger.stdout.readline()
+        daemon.start()
+        assert "may not change the firewall: passed over" in daemon.errors.read_text()
+    finally:
+        stranger.kill()
+        stranger.communicate()
 
 
 def test_own_and_allowed_addresses_are_spared(daemon: Live) -> None:
