@@ -212,8 +212,6 @@ class Daemon:
     async def _leave(self, scheduler: AsyncIOScheduler, watch: Watch | None, drift: Drift | None) -> None:
         """Let go of everything, in the opposite order; the bans stay in the kernel, unless it is to be flushed."""
         self.ready = False
-        gc.unfreeze()
-        gc.enable()
         if self._ticker is not None:
             self._ticker.cancel()
         if scheduler.running:
@@ -228,6 +226,9 @@ class Daemon:
             self.guard.close()
         why = self._done.result() if self._done.done() and self._done.exception() is None else "fault"
         stopped = why == "stop"
+        if not stopped:  # else the process ends, and whatever it holds
+            gc.unfreeze()
+            gc.enable()
         self._control.pause()
         if stopped:
             await self._control.stop()
@@ -432,10 +433,8 @@ class Daemon:
         least, most = -end - DRIFT, DRIFT - start
         lacking = []
         for target, ban in self.judge.active.items():
-            if target in self.withheld:
-                continue
             left, until = found(target, -1.0), ban[3]
-            if left is not None and not until + least <= left <= until + most:
+            if left is not None and not until + least <= left <= until + most and target not in self.withheld:
                 lacking.append(ban)
         before = len(self.pending)
         self.pending.update(ban.target for ban in lacking)
