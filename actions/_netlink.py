@@ -7,6 +7,9 @@ them a third of the time. Reading: since libnftables reads every element of ever
 linux/netfilter/nf_tables.h; numbers there are big-endian. The kernel ends a dump with NLM_F_DUMP_INTR where somebody
 changed a ruleset meanwhile: it is asked again, a hundred times at most.
 
+Limit: for each 32 kB of a dump the kernel walks the set from its begin, so that to read it takes the square of what is
+in it: 0.2 s of the kernel's time at 100,000 elements, 1 s at 200,000, 4.5 s at 400,000.
+
 Each question opens and closes a socket of its own, so any thread may ask. A `Writer` keeps one, so that its port id
 stays ours (drift.py), and is one thread's. Errors are OSError with the kernel's errno.
 """
