@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import struct
 from contextlib import suppress
@@ -55,8 +56,8 @@ def claim(name: str) -> socket.socket | None:
         made.close()
         if error.errno != errno.EADDRINUSE:
             raise Unavailable(f"no socket can be made: {error.strerror}") from error
-        holder = _holder(address)
-        if holder and _may(holder):
+        holder, user = _holder(address)
+        if user in (0, os.geteuid()) or _may(holder):
             raise Unavailable(
                 f"another denyspam (pid {holder}) carries out bans by {name} on this host, for another state folder: "
                 "two would undo each other's; `mode = watch` may run beside it"
@@ -66,18 +67,18 @@ def claim(name: str) -> socket.socket | None:
     return made
 
 
-def _holder(address: str) -> int:
-    """The process that listens there; 0 where that is not told."""
+def _holder(address: str) -> tuple[int, int]:
+    """The process that listens there, and its user; 0 and -1 where that is not told."""
     with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         probe.connect(address)
-        pid, _, _ = CREDENTIALS.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
-        return int(pid)
-    return 0
+        pid, user, _ = CREDENTIALS.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+        return pid, user
+    return 0, -1
 
 
 def _may(pid: int) -> bool:
-    """Whether it may change the firewall: its effective capabilities."""
+    """Whether it may change the firewall: its effective capabilities, which only root sees of everybody (hidepid)."""
     with suppress(OSError, ValueError), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
         for line in file:
             if line.startswith("CapEff:"):
