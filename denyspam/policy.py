@@ -159,6 +159,7 @@ class Judge:
         self._keep = max(longest + LATE, *strikes, 0.0)
         self._active: dict[Target, Ban] = {}
         self._port_lists: set[tuple[int, ...]] = set()  # of all bans so far; a handful
+        self._lengths: set[str] = set()  # the same of prefixes, as their names end; "" is one host
         self._ends: list[tuple[float, Target]] = []  # a heap; every span's ban stands here, and then in `_over`
         self._over: deque[tuple[float, Target]] = deque()  # ends that have passed, the oldest first
         self._spans: dict[Key, _Span] = {}  # the newest of each
@@ -447,7 +448,9 @@ class Judge:
         """The bans that hold for `network`: its own and those of networks around it, the narrowest first."""
         found = []
         number, most = int(network.network_address), network.max_prefixlen
-        for prefix in range(network.prefixlen, -1, -1):  # in numbers: ten thousand may be asked for at once
+        lengths = {int(text) if text else most for text in self._lengths}
+        # In numbers, and of lengths that there are: ten thousand may be asked for at once.
+        for prefix in sorted((one for one in lengths if one <= network.prefixlen), reverse=True):
             low = most - prefix
             name = address_text((number >> low << low).to_bytes(most // 8, "big"))
             key = f"{name}/{prefix}" if low else name
@@ -528,6 +531,7 @@ class Judge:
         self._active.pop(target, None)  # so that the newest stands last
         self._active[target] = made(Ban, (target, rule, since, until, hits, (), note, None))
         self._port_lists.add(target[1])
+        self._lengths.add(target[0].partition("/")[2])
         heapq.heappush(self._ends, (until, target))
 
     def _span(self, ban: Ban, end: float, *, strike: bool, waiting: bool = False) -> _Span:
@@ -630,6 +634,7 @@ class Judge:
                 active[target] = ban if plain else made(Ban, (target, rule, since, until, hits, (), note, None))
         heapq.heapify(ends)
         self._port_lists.update({target[1] for target in active})
+        self._lengths.update({target[0].partition("/")[2] for target in active})
         before = self._graces
         self._take_graces({grace.network: grace for grace in graces})
         self._forget_graced([network for network, grace in self._graces.items() if before.get(network) != grace])

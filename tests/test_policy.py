@@ -179,6 +179,23 @@ def test_a_ban_by_hand_replaces() -> None:
     assert judge.covering(ip_network("192.0.2.0/24")) == []
 
 
+def test_what_covers_and_what_lies_within() -> None:
+    """Also of bans that a start remembers."""
+    bans = [Ban(target(name), "manual", 0, 100, 0) for name in ("192.0.2.7/32", "192.0.2.0/24", "2001:db8::/64")]
+    held, remembered = Judge([]), Judge([])
+    for ban in bans:
+        held.hold(ban)
+    remembered.remember([Past(ban, None, "active", 1, "") for ban in bans])
+    for judge in held, remembered:
+        assert judge.covering(ip_network("192.0.2.7")) == bans[:2]
+        assert judge.covering(ip_network("192.0.2.0/25")) == bans[1:2]
+        assert judge.covering(ip_network("2001:db8::7")) == bans[2:]
+        assert judge.covering(ip_network("192.0.3.7")) == []
+        assert judge.within(ip_network("192.0.0.0/16")) == bans[:2]
+        assert judge.within(ip_network("2001:db8::/32")) == bans[2:]
+        assert judge.within(ip_network("0.0.0.0/0")) == bans[:2]
+
+
 def test_evidence_is_the_lines_that_counted_and_bounded() -> None:
     judge = Judge([Policy("virus", "virus", 3, 10, 60)])
     for offset in range(2):
