@@ -226,7 +226,9 @@ class Daemon:
             self.guard.close()
         why = self._done.result() if self._done.done() and self._done.exception() is None else "fault"
         stopped = why == "stop"
-        if not stopped:  # else the process ends, and whatever it holds
+        if stopped:
+            gc.freeze()  # the process ends: Python would look at all that it holds, three times
+        else:
             gc.unfreeze()
             gc.enable()
         self._control.pause()
