@@ -40,7 +40,7 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from itertools import groupby, islice, takewhile
+from itertools import count, groupby, islice, takewhile
 from sys import version_info
 from typing import Any
 
@@ -52,7 +52,7 @@ except ImportError:  # Python 3.10
 CLIENTS_TEXT = ("*", "user", "said")
 PATHS = ("<rcpt>", "<raw>", "<doubled>")
 JUMPS = {b".*": b"%s.*", b"(?P<user>.*)": b"(?P<user>%s.*)"}
-ALIKE = 256  # bytes: lengths that differ by less are taken as one
+ALIKE = 512  # bytes: lengths that differ by less are taken as one
 SHORTEST = 4  # bytes of the longest literal: it finds the lines worth a regex
 IGNORE = "ignore"  # the kind of a pattern that takes a line away from those below: no finding
 
@@ -84,7 +84,30 @@ def _final(expression: bytes) -> bytes:
 
     Not by a possessive repetition of a group: that is broken up to Python 3.11.4.
     """
-    return b"(?>" + expression + b")" if FINAL else expression
+    return b"(?>" + expression + b")"
+
+
+_TOKEN = re.compile(rb"\\[\x00-\xff]|\[\^?(?:\\[\x00-\xff]|[^\]\\])+\]|\(\?>|[\x00-\xff]")
+
+
+def _older(expressions: Sequence[bytes]) -> list[bytes]:
+    """The pieces of one expression as Python 3.10 takes them: a lookahead is atomic, what it took is taken again."""
+    if FINAL or not any(b"(?>" in expression for expression in expressions):
+        return [*expressions]
+    numbers, found = count(), []
+    for expression in expressions:
+        tokens, ends = _TOKEN.findall(expression), []
+        for place, token in enumerate(tokens):
+            if token == b"(?>":
+                group = b"f%d" % next(numbers)
+                tokens[place] = b"(?=(?P<" + group + b">"
+                ends.append(b"))(?P=" + group + b")")
+            elif token == b"(":
+                ends.append(b")")
+            elif token == b")":
+                tokens[place] = ends.pop()
+        found.append(b"".join(tokens))
+    return found
 
 
 def _path(escape: bytes) -> bytes:
@@ -284,13 +307,13 @@ class Endings:
 @lru_cache(maxsize=65_536)  # never full: as many as the expressions of the filters in use
 def compiled(expression: bytes) -> re.Pattern[bytes]:
     """Expressions are compiled when first asked for: it costs a millisecond each, and most are never needed."""
-    return re.compile(expression, re.DOTALL)
+    return re.compile(_older([expression])[0], re.DOTALL)
 
 
 @lru_cache(maxsize=4096)
 def _beginning(expression: bytes) -> bytes:
     """The text that whatever it takes begins with; may be empty."""
-    nodes = takewhile(lambda node: str(node[0]) == "LITERAL", sre_parser.parse(expression, re.DOTALL))
+    nodes = takewhile(lambda node: str(node[0]) == "LITERAL", sre_parser.parse(_older([expression])[0], re.DOTALL))
     return bytes([argument for _, argument in nodes])
 
 
@@ -772,7 +795,7 @@ def _value(rest: _Next) -> bytes:
     """{({quoted}|{word})}, where what ends with a quote is no word: else a line that fails is tried twice for each."""
     taken = HOLES["word"].characters - {text[0] for text in rest.literals}
     quoted, word = _hole(Hole("quoted"), rest) + b"(?!" + _set(taken) + b")", _hole(Hole("word"), rest)
-    return _final(quoted + b"|" + word) if FINAL else b"(?:" + quoted + b"|(?!" + quoted + b")" + word + b")"
+    return _final(quoted + b"|" + word)
 
 
 def _longest(parts: Sequence[Part]) -> int | None:
@@ -803,10 +826,10 @@ def _jump(pieces: list[bytes], parts: Sequence[Part]) -> list[bytes]:
     free = [part for part in parts if isinstance(part, Hole) and part.name in ("*", "user")]
     last = next((place for place, piece in reversed([*enumerate(pieces)]) if piece in JUMPS), None)
     length = _longest(parts[list(parts).index(free[-1]) + 1 :]) if free else None
-    if last is None or length is None or not FINAL:
+    if last is None or length is None:
         return pieces
     rest = b"(?=.{%d})" % (length + 4 + -(length + 4) % ALIKE)  # patterns that share what precedes shall share this
-    over = b"(?>" + rest + b".*" + rest + b"|)"  # most lines are shorter, and at once told to be
+    over = _final(rest + b".*" + rest + b"|")  # most lines are shorter, and at once told to be
     return [*pieces[:last], JUMPS[pieces[last]] % over, *pieces[last + 1 :]]
 
 
@@ -1066,7 +1089,7 @@ def compile_parts(kind: str, parts: Sequence[Part], source: str = "", line: int 
         holes,
         source,
         line,
-        tuple(pieces),
+        tuple(_older(pieces)),
         tuple(_needles(parts)),
         said,
         _word_said(parts),

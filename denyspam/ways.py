@@ -24,6 +24,7 @@ except ImportError:  # Python 3.10
 ANY = (1 << 256) - 1
 MOST = 4096  # pairs of places looked at from one choice on; then it counts as one that never ends
 TAIL = 24  # pieces looked at behind those that are shared
+_OLDER = re.compile(rb"\(\?=\(\?P<f\d+>|\)\)\(\?P=f\d+\)")  # what Python 3.10 has for an atomic group, see `pattern`
 UNROLLED = 16  # of a repetition's least number: {5,32} is five and any more
 _REFERENCE = re.compile(rb"\(\?P=(\w+)\)")
 
@@ -101,11 +102,11 @@ class _Places:
     def _node(self, name: str, argument: Any) -> _Part:
         if name in ONE:
             return self.place(_set(name, argument))
-        if name == "SUBPATTERN":
+        if name == "SUBPATTERN" and not argument[1]:
             return self.read(argument[-1])
-        if name == "ATOMIC_GROUP":
+        if name in ("ATOMIC_GROUP", "SUBPATTERN"):  # or one with a flag: see `_parsed`
             begin = len(self.takes)
-            part = self.read(argument)
+            part = self.read(argument if name == "ATOMIC_GROUP" else argument[-1])
             self._dim(begin)
             self.group[begin:] = [begin + 1] * (len(self.group) - begin)
             return part
@@ -306,6 +307,7 @@ def _set(name: str, argument: Any) -> int:
 def _parsed(piece: bytes) -> tuple[Any, ...]:
     if len(piece) == 1 and piece not in b".^$":
         return (("LITERAL", piece[0]),)
+    piece = _OLDER.sub(lambda found: b"(?s:" if found[0][-1:] == b">" else b")", piece)
     named = {name for name in _REFERENCE.findall(piece) if b"(?P<%s>" % name not in piece}
     groups = b"".join(b"(?P<%s>)" % name for name in named)  # they are those of another piece
     return tuple(sre_parser.parse(groups + piece, re.DOTALL))
