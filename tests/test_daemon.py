@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from live import PATIENCE, Live, live, relay, stamp, until, virus, viruses
+from live import Live, live, relay, stamp, until, virus, viruses
 from netns import CLIENTS4, CLIENTS6, SERVER4, SERVER6, Namespace, Network
 
 from denyspam import control
@@ -219,28 +219,6 @@ def test_a_second_daemon_that_watches_leaves_the_firewall_alone(daemon: Live, ne
         second.stop()
         assert second.ask("flush").returncode == 0
     assert daemon.held() == {SENDER}
-
-
-def test_two_that_enforce(daemon: Live, network: Network, tmp_path: Path) -> None:
-    daemon.start()
-    folder = tmp_path / "second"
-    folder.mkdir()
-    with live(folder, network.server) as second:
-        second.log.touch()
-        second.launch()
-        assert second.process is not None and daemon.process is not None
-        assert second.process.wait(PATIENCE) == 69
-        assert f"another denyspam (pid {daemon.process.pid})" in second.errors.read_text()
-        second.configure(mode="watch")
-        second.start()
-        second.configure()
-        second.process.send_signal(signal.SIGHUP)
-        until(lambda: "not reloaded, going on as before: another denyspam" in second.errors.read_text(), "the refusal")
-        daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: daemon.errors.read_text().count("ready: ") == 2, "a reload keeps what it has")
-        daemon.stop(signal.SIGKILL)
-        second.process.send_signal(signal.SIGHUP)
-        until(lambda: "action nftables" in second.errors.read_text(), "its turn")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a stranger")

@@ -18,8 +18,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from live import Live, until, virus, viruses
-from netns import CLIENTS4
+from live import PATIENCE, Live, live, until, virus, viruses
+from netns import CLIENTS4, Network
 
 SENDER, OTHER, THIRD = CLIENTS4[:3]
 POLICY = "virus = 2 in 15m -> ban 6h\n"
@@ -239,6 +239,28 @@ def test_an_action_that_hangs(daemon: Live, monkeypatch: pytest.MonkeyPatch) -> 
     until(lambda: daemon.status()["pending"] == 1, "the decision")
     assert daemon.stop() == 0  # with the thread still hanging
     until(lambda: "stopped" in daemon.errors.read_text(), "its last word")
+
+
+def test_two_that_enforce(daemon: Live, network: Network, tmp_path: Path) -> None:
+    daemon.start()
+    folder = tmp_path / "second"
+    folder.mkdir()
+    with live(folder, network.server) as second:
+        second.log.touch()
+        second.launch()
+        assert second.process is not None and daemon.process is not None
+        assert second.process.wait(PATIENCE) == 69
+        assert f"another denyspam (pid {daemon.process.pid})" in second.errors.read_text()
+        second.configure(mode="watch")
+        second.start()
+        second.configure()
+        second.process.send_signal(signal.SIGHUP)
+        until(lambda: "not reloaded, going on as before: another denyspam" in second.errors.read_text(), "the refusal")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: daemon.errors.read_text().count("ready: ") == 2, "a reload keeps what it has")
+        daemon.stop(signal.SIGKILL)
+        second.process.send_signal(signal.SIGHUP)
+        until(lambda: "action nftables" in second.errors.read_text(), "its turn")
 
 
 def test_two_daemons_on_one_folder(daemon: Live) -> None:

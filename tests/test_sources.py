@@ -240,6 +240,7 @@ def test_the_command_says_it_with_its_line(tmp_path: Path) -> None:
 def test_every_configuration_of_the_page_is_one() -> None:
     page = (Path(__file__).parent.parent / "docs/sources.md").read_text(encoding="utf-8")
     found = [parse(text, "sources.md").logs for text in re.findall(r"^```ini\n(.*?)^```", page, re.M | re.S)]
-    assert [[each.kind for each in logs] for logs in found] == [["log"], ["journal"], ["syslog", "syslog"]]
+    kinds = [["log"], ["journal"], ["syslog", "syslog"], ["journal"]]
+    assert [[each.kind for each in logs] for logs in found] == kinds
     for section in re.findall(r"^\| [^|]*\| `(\[[^`]*\])`", page, re.M):
         assert parse(f"{section}\n[policy]\nvirus = 1 in 1m -> ban 1h\n", "x").logs
