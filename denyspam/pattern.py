@@ -53,6 +53,7 @@ CLIENTS_TEXT = ("*", "user", "said")
 PATHS = ("<rcpt>", "<raw>", "<doubled>")
 JUMPS = {b".*": b"%s.*", b"(?P<user>.*)": b"(?P<user>%s.*)"}
 ALIKE = 512  # bytes: lengths that differ by less are taken as one
+STEP = 256  # bytes passed over at once
 SHORTEST = 4  # bytes of the longest literal: it finds the lines worth a regex
 IGNORE = "ignore"  # the kind of a pattern that takes a line away from those below: no finding
 
@@ -828,8 +829,8 @@ def _jump(pieces: list[bytes], parts: Sequence[Part]) -> list[bytes]:
     length = _longest(parts[list(parts).index(free[-1]) + 1 :]) if free else None
     if last is None or length is None:
         return pieces
-    rest = b"(?=.{%d})" % (length + 4 + -(length + 4) % ALIKE)  # patterns that share what precedes shall share this
-    over = _final(rest + b".*" + rest + b"|")  # most lines are shorter, and at once told to be
+    rest = length + 4 + -(length + 4) % ALIKE  # patterns that share what precedes shall share this
+    over = _final(b"(?:.{%d}(?=.{%d}))*" % (STEP, rest))  # most lines are shorter, and at once told to be
     return [*pieces[:last], JUMPS[pieces[last]] % over, *pieces[last + 1 :]]
 
 

@@ -177,11 +177,15 @@ class _Needles:
         )
 
     def others(self, filters: Sequence[Filter], again: Endings | None) -> Tree:
-        """All patterns but those that end {said} like this: what else a line may be that is doubtful by them."""
+        """What else a line may be that is doubtful by the first that takes it, which ends {said} like this.
+
+        All patterns behind the first that does so, but those that do so.
+        """
         which = tuple(filters), again
         if which not in self._others:
             every = [(found.name, each) for found in filters for each in found.patterns]
-            self._others[which] = Tree([each for each in every if each[1].again is not again], filters)
+            first = next(place for place, (_, each) in enumerate(every) if each.again is again)
+            self._others[which] = Tree([each for each in every[first:] if each[1].again is not again], filters)
         return self._others[which]
 
     def tree(self, filters: tuple[Filter, ...], key: int) -> Tree | None:
