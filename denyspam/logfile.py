@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from denyspam import sources
+from denyspam import cached, sources
 from denyspam.events import Finding
 from denyspam.filter import Filter
 from denyspam.hints import Hints
@@ -74,7 +74,7 @@ class LogFile:
         self.path = settings.path
         self._arrival = settings.stamp == "none"
         self._stamps = Stamps(zone(settings.timezone), arrival=self._arrival)
-        self.scanner = Scanner(filters, self.path, self._stamps, hints)
+        self.scanner = Scanner(filters, self.path, self._stamps, hints, cached.search)
         self.clock = now if saved is None else saved[1]  # the newest stamp up to where the log was read
         self.say = Once()
         self.source = held or self._opened(None if saved is None else saved[0], now, from_start)

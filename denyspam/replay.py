@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import BinaryIO
 
-from denyspam import journal, show
+from denyspam import cached, journal, show
 from denyspam.copies import Once
 from denyspam.events import HARMLESS, Ban, Event, Finding
 from denyspam.filter import Filter
@@ -62,7 +62,7 @@ def findings(source: Source, progress: Callable[[int], object] = lambda _: None,
     `progress` is told bytes of the file as they are read (compressed ones as they are on the disk).
     """
     stamps = Stamps(source.zone, source.year, arrival=source.arrival)
-    scanner = Scanner(source.filters, source.path, stamps, hints)
+    scanner = Scanner(source.filters, source.path, stamps, hints, cached.search)
     clock = 0.0
     for lines, now in blocks(source.path, progress):
         for finding in scanner.feed(lines.data, lines.offset, lines.number, now):

@@ -73,7 +73,7 @@ def test_the_code_is_all_that_reads_filters() -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("denyspam."):
                 wanted += {node.module.removeprefix("denyspam.")} - found
             assert not (isinstance(node, ast.ImportFrom) and node.module == "denyspam")
-    assert sorted(found) == list(cached.READERS)
+    assert sorted({*found, "scan"}) == list(cached.READERS)  # that one compiles the search
 
 
 def test_nothing_is_kept_where_no_bytecode_is(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,3 +104,37 @@ def test_filters_of_the_admin_are_not_kept(elsewhere: Path, tmp_path: Path) -> N
     (tmp_path / "filters/postfix.filter").write_bytes((ROOT / "filters/postfix.filter").read_bytes())
     assert Filters(str(tmp_path / "denyspam.conf")).load("postfix").name == "postfix"
     assert not elsewhere.exists()
+
+
+def test_a_search_is_loaded_where_it_was_made(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hyperscan", reason="there is none for this processor")
+    wanted = [b"reject: ", b": from=[^\n]*, relay="]
+
+    def found(text: bytes, expressions: list[bytes] = wanted) -> list[tuple[int, int]]:
+        ends: list[tuple[int, int]] = []
+        cached.search(expressions).scan(
+            text, match_event_handler=lambda number, _begin, end, *_: ends.append((end, number))
+        )
+        return ends
+
+    line = b"1: from=<a>, relay=[192.0.2.1]\n2: from=<b>\n3: reject: x\n"
+    assert found(line) == [(19, 1), (54, 0)]
+    (place,) = elsewhere.rglob("search*")
+    whole = place.read_bytes()
+    monkeypatch.setattr("denyspam.scan.compiled", lambda *_: pytest.fail("it was compiled again"))
+    assert found(line) == [(19, 1), (54, 0)]
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "pycache_prefix", str(elsewhere))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    # of other expressions, damaged, or what this version of Hyperscan does not take: made anew
+    text = b"\n".join(wanted)
+    for damaged in (
+        b"",
+        whole[:-1],
+        cached._checksum(text, b"other") + b"other",
+        cached._checksum(text, whole) + whole,
+    ):
+        place.write_bytes(damaged)
+        assert found(line) == [(19, 1), (54, 0)]
+        assert place.read_bytes() == whole
+    assert found(line, [b"reject: "]) == [(54, 0)]

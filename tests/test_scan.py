@@ -205,7 +205,7 @@ def test_without_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_lines_with_ever_other_needles_make_few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "TREES", 3)
-    needed = scan._Needles(FILTERS, brief=True)
+    needed = scan._Needles(FILTERS, scan.compiled, brief=True)
     takers = tuple(found for found in FILTERS if found.name == "postfix")
     made = [needed.tree(takers, bit | other) for bit in needed.bits[:40] for other in needed.bits[40:80]]
     assert len({id(tree) for tree in made if tree is not None}) <= 4
