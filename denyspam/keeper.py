@@ -20,7 +20,7 @@ from denyspam.logfile import Unavailable
 
 log = logging.getLogger("denyspam")
 
-KERNEL = ("nftables", "iptables")
+KERNEL = ("nftables", "iptables")  # the actions that have one
 NET_ADMIN = 1 << 12  # linux/capability.h
 CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 BACKLOG = 128  # who asks is never taken in

@@ -30,7 +30,9 @@ from denyspam.enforce import Enforcer
 from denyspam.events import Ban, Event, Target
 from denyspam.exporter import Exporter
 from denyspam.filter import Filter
+from denyspam.former import carrier
 from denyspam.host import zone
+from denyspam.keeper import KERNEL
 from denyspam.ledger import MEMORY, Ledger
 from denyspam.logfile import Logs
 from denyspam.notify import Notifier
@@ -49,7 +51,6 @@ SAMPLE = 8192  # bytes: some fifty lines
 SPARE = 0.005  # seconds a tick for the samples of all logs
 KEEP = 3600.0  # seconds between two times that what was learned is kept
 HEARD = 8  # events of a reading that are asked for the ban that should have stopped them: 3 microseconds each
-KERNEL = ("nftables", "iptables")  # actions by which a banned client is not even heard by the mail server
 SHORT = 600.0  # seconds of a restart: a log that was silent before is thought to have been silent meanwhile
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -158,7 +159,7 @@ class Monitor:
             for each in daemon.settings.logs
         }
         self._unstopped = Unstopped()
-        self._kernel = daemon.settings.mode == "enforce" and daemon.settings.action in KERNEL
+        self._kernel = carrier(daemon.settings) in KERNEL  # there a banned client does not even reach the mail server
         self._keep = now + KEEP
         self._turn = 0
         self._told = ""

@@ -278,10 +278,8 @@ def _hyperscan(texts: Sequence[bytes], hints: Sequence[tuple[bytes, bytes]], com
     expressions = [re.escape(text) for text in texts]
     expressions += [rb"[^\n]*".join(map(re.escape, hint)) if hint[1] else re.escape(hint[0]) for hint in hints]
     firm = len(texts)
-
     database = compile_(expressions)
     once = cache(partial(compiled, expressions, once=True))  # few logs need it
-
     hostile = 0  # blocks still to be searched line by line
 
     def search(block: bytes) -> tuple[list[tuple[int, int]], list[list[int]]]:
@@ -521,13 +519,11 @@ class Scanner:
                 match = tree.match(line, start)
                 continue
             if said and (quoted := match[said]) is not None:
-                after = match.end(ip)
+                start, after = match.start(1), match.end(ip)
                 for stop in stops:
                     if line.find(stop, after) >= 0 or (word and stop in quoted):
-                        if pattern.unsure(line[match.start(1) :], quoted, after - match.start(1)):
-                            return self._doubtful(
-                                line, match.start(1), time, host, tree, name, pattern, offset, number, now
-                            )
+                        if pattern.unsure(line[start:], quoted, after - start):
+                            return self._nobodys(line, start, time, host, tree, offset, number, now, (name, pattern))
                         break
             if login and (typed := match[login]):
                 user = typed.decode("utf-8", "replace")
@@ -551,26 +547,6 @@ class Scanner:
         # as Finding(…), without the 0.3 microseconds of that call
         return made(Finding, (time, kind, address, name, queue_id, user, self._file, offset, number, line, host, count))
 
-    def _doubtful(  # noqa: PLR0917
-        self,
-        line: bytes,
-        start: int,
-        time: float | None,
-        host: str,
-        tree: Tree,
-        name: str,
-        pattern: Pattern,
-        offset: int,
-        number: int,
-        now: float,
-    ) -> Finding | None:
-        """What a line says that this pattern takes, the first that does, but where {said} ends is doubtful."""
-        if self._needles.others(tree.filters, pattern.again).match(line, start) is not None:
-            return self._slowly(line, offset, number, now)
-        if pattern.kind in NOBODYS:
-            return self._nobodys(line, start, time, host, tree, offset, number, now)
-        return Finding(time, pattern.kind, None, name, None, None, self._file, offset, number, line, host, 1)
-
     def _nobodys(  # noqa: PLR0917
         self,
         line: bytes,
@@ -581,8 +557,16 @@ class Scanner:
         offset: int,
         number: int,
         now: float,
+        doubtful: tuple[str, Pattern] | None = None,
     ) -> Finding | None:
-        """What a line says that no pattern of the tree takes; `start` is where its body does."""
+        """What a line says that no pattern of the tree takes, or this one first, of which it is `doubtful` where {said}
+        ends; `start` is where its body does."""
+        if doubtful is not None:
+            name, pattern = doubtful
+            if self._needles.others(tree.filters, pattern.again).match(line, start) is not None:
+                return self._slowly(line, offset, number, now)
+            if pattern.kind not in NOBODYS:
+                return Finding(time, pattern.kind, None, name, None, None, self._file, offset, number, line, host, 1)
         if len(line) >= LONG or any(repeated(line, stop) for stop in tree.stops):
             reading = Reader.nobodys(line[start:], time, host, tree.filters)
             if reading is not None and tree.rest.match(line, start) is not None:

@@ -221,7 +221,7 @@ def test_a_second_daemon_that_watches_leaves_the_firewall_alone(daemon: Live, ne
     assert daemon.held() == {SENDER}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a stranger")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a stranger: run the tests as root")
 def test_a_name_that_a_stranger_took_keeps_nobody_off(daemon: Live, network: Network) -> None:
     taken = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind('\\0denyspam nftables'); s.listen(); print()"
     setpriv = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--reuid=65534"]

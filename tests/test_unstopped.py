@@ -85,10 +85,12 @@ def test_a_daemon_notices(daemon: Live, monkeypatch: pytest.MonkeyPatch) -> None
 
     def told(*lines: str) -> dict[str, str]:
         daemon.write(lines)
-        time.sleep(0.2)
+        until(lambda: daemon.status()["logs"][str(daemon.log)]["lag_bytes"] == 0, "the lines to be read")
         return {alarm["name"]: alarm["text"] for alarm in daemon.status()["alarms"]}
 
-    for _ in range(15):  # of another kind than he is banned for: on another port, perhaps
+    begun, times = time.monotonic(), 0
+    while times < 15 or time.monotonic() < begun + 4.0:  # longer than one who counted would take to be an alarm
+        times += 1  # of another kind than he is banned for: on another port, perhaps
         assert "bans-ineffective" not in told(relay(CLIENT, time.time()), virus("203.0.113.10", time.time() - 9e5))
     text = until(lambda: told(virus(CLIENT, time.time(), f"4Y{time.time_ns()}")).get("bans-ineffective"), "the alarm")
     assert f"{CLIENT} (virus)" in text
